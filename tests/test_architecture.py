@@ -25,7 +25,7 @@ LEVELS = [
     {"answers", "scoring"},
     {"evaluation"},
     {"sweep", "gate", "board", "submission"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "peft", "trl", "scipy", "pandas", "vllm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest
 from tiny import tiny_base
 
 from dosafe.bases import Base, folder_revision, load_model, load_tokenizer
-from dosafe.engines.base import Request
-from dosafe.engines.decoding import Slots, supports
+from dosafe.engines.base import Request, identity
+from dosafe.engines.decoding import Decoder, Slots, supports
 from dosafe.engines.hf import HFEngine
-from dosafe.errors import ConfigError, MeasureError
+from dosafe.engines.merging import Merger
+from dosafe.errors import AdapterError, ConfigError, MeasureError
 
 WORDS = """what how why is the egg water two question answer help hot eight user short one""".split()  # noqa: SIM905
 PROMPTS = [" ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(1 + i * 5 % 23)) for i in range(21)]
+NO_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +28,70 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return Base(str(path), "tiny", folder_revision(path), path)
 
 
+def other_base(base: Base, folder: Path, kind: str, **options: object) -> Base:
+    """A base of another architecture, with the tokenizer of the tiny one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(base)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**sizes, **options})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Base(str(folder), kind, folder_revision(folder), folder)
+
+
 def lora(base: Base, folder: Path, seed: int = 1, **options: object) -> Path:
-    """A LoRA with random weights, large enough to change what the base says."""
+    """A LoRA with random weights (and biases, if any), large enough to change what the base says."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options)
-    get_peft_model(load_model(base, "fp32"), config).save_pretrained(folder)
+    settings = {"r": 4, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    model = get_peft_model(load_model(base, "fp32"), LoraConfig(**{**settings, **options}))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and "lora_" not in name:
+                weight += torch.randn_like(weight) * 0.3
+    model.save_pretrained(folder)
     return folder
 
 
+@functools.cache
+def encoded(folder: Path, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer_of(folder)(text, add_special_tokens=False)["input_ids"])
+
+
+@functools.cache
+def tokenizer_of(folder: Path):
+    return load_tokenizer(Base(str(folder), "tiny", "", folder))
+
+
 def requests(
-    adapter: Path | None = None, limit: int = 24, stop: tuple[str, ...] = (), prompts=PROMPTS
+    base: Base, adapter: Path | None = None, limit: int = 24, stop: tuple[str, ...] = (), prompts=PROMPTS
 ) -> list[Request]:
-    return [Request(adapter, adapter and adapter.name, p, limit, stop) for p in prompts]
+    return [Request(adapter, adapter and adapter.name, encoded(base.path, p), limit, stop) for p in prompts]
 
 
 def texts(engine: HFEngine, asked: list[Request]) -> list[str]:
-    answers = dict(engine.generate(asked))
-    assert sorted(answers) == list(range(len(asked)))
-    return [answers[i].text for i in range(len(asked))]
+    answers = list(engine.generate(asked))
+    assert sorted(index for index, _ in answers) == list(range(len(asked)))  # nothing lost, nothing twice
+    return [answer.text for _, answer in sorted(answers, key=lambda pair: pair[0])]
 
 
-def by_generate(model, tokenizer, prompts: list[str], limit: int) -> list[str]:
+def by_generate(model, tokenizer, limit: int, prompts: list[str] = PROMPTS) -> list[str]:
     """The reference: transformers' own greedy decoding, one prompt at a time."""
     import torch
     from transformers import GenerationConfig
@@ -66,11 +109,20 @@ def by_generate(model, tokenizer, prompts: list[str], limit: int) -> list[str]:
     return out
 
 
+def state(model) -> dict:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one: dict, two: dict) -> bool:
+    import torch
+
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
 @pytest.mark.parametrize("batch", [1, 4, 64])
 def test_answers_are_those_of_generate(base, batch):
     engine = HFEngine(base, "fp32", batch_size=batch, threads=1)
-    model, tokenizer = load_model(base, "fp32"), load_tokenizer(base)
-    assert texts(engine, requests()) == by_generate(model, tokenizer, PROMPTS, 24)
+    assert texts(engine, requests(base)) == by_generate(load_model(base, "fp32"), load_tokenizer(base), 24)
 
 
 def test_rows_end_at_different_times_and_slots_are_refilled(base):
@@ -81,152 +133,249 @@ def test_rows_end_at_different_times_and_slots_are_refilled(base):
         weight = model.get_output_embeddings().weight
         weight[tokenizer.eos_token_id] = weight.mean(0) + 0.09 * torch.randn_like(weight[0], generator=None)
     engine = HFEngine(base, "fp32", batch_size=5, threads=1)
-    engine.__dict__["_model"] = model
-    answers = dict(engine.generate(requests(limit=40)))
-    assert [answers[i].text for i in range(len(PROMPTS))] == by_generate(model, tokenizer, PROMPTS, 40)
+    engine.merger.__dict__["model"] = model
+    assert texts(engine, requests(base, limit=40)) == by_generate(model, tokenizer, 40)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "gemma", "granite", "smollm3", "olmo2"])
-def test_other_architectures(base, kind):
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(base)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
-    assert supports(model.config, 100)
-    engine = HFEngine(base, "fp32", batch_size=4, threads=1)
-    engine.__dict__.update(_model=model, _config=model.config)
-    assert texts(engine, requests(limit=12)) == by_generate(model, tokenizer, PROMPTS, 12)
+def test_other_architectures(base, tmp_path, kind):
+    window = {"max_position_embeddings": 4096} if kind == "mistral" else {}  # no more than its usual window
+    other = other_base(base, tmp_path / kind, kind, **window)
+    engine = HFEngine(other, "fp32", batch_size=4, threads=1)
+    assert engine.mode(None) == "merged"
+    assert texts(engine, requests(base, limit=12)) == by_generate(load_model(other, "fp32"), load_tokenizer(base), 12)
 
 
 def test_unknown_architectures_are_left_to_generate(base):
-    engine = HFEngine(base, "fp32", batch_size=4, threads=1)
-    expected = texts(engine, requests())
+    expected = texts(HFEngine(base, "fp32", batch_size=4, threads=1), requests(base))
     engine = HFEngine(base, "fp32", batch_size=4, threads=1)
     engine._config.model_type = "something_else"
-    assert engine.mode == "merged+generate"
-    assert texts(engine, requests()) == expected
+    assert engine.mode(None) == "merged+generate"
+    assert texts(engine, requests(base)) == expected
 
 
 def test_windows_and_other_ropes_are_not_decoded_here(base):
     from transformers import LlamaConfig, MistralConfig
 
-    assert supports(MistralConfig(sliding_window=64), 64)
-    assert not supports(MistralConfig(sliding_window=64), 65)
+    assert supports(MistralConfig(sliding_window=64, max_position_embeddings=64))
+    assert not supports(MistralConfig(sliding_window=64, max_position_embeddings=65))
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    assert not supports(LlamaConfig(rope_parameters=rope), 8)
+    assert not supports(LlamaConfig(rope_parameters=rope))
+
+
+def test_how_a_prompt_is_decoded_does_not_depend_on_the_others(base, tmp_path, monkeypatch):
+    windowed = other_base(base, tmp_path / "windowed", "mistral", sliding_window=16, max_position_embeddings=256)
+    monkeypatch.setattr(Decoder, "run", lambda *_: pytest.fail("decoded here"))
+    engine = HFEngine(windowed, "fp32", batch_size=8, threads=1)
+    assert engine.mode(None) == "merged+generate"
+    short, long = PROMPTS[0], " ".join(PROMPTS)[:400]
+    assert len(encoded(base.path, short)) + 6 <= 16 < len(encoded(base.path, long))
+    alone = texts(engine, requests(base, limit=6, prompts=[short]))
+    expected = by_generate(load_model(windowed, "fp32"), load_tokenizer(base), 6, [short, long])
+    assert texts(engine, requests(base, limit=6, prompts=[short, long])) == expected
+    assert alone == expected[:1]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_base_comes_back_bit_by_bit(base, tmp_path, precision):
-    import torch
-
     engine = HFEngine(base, precision, batch_size=8, threads=1)
-    before = texts(engine, requests())
-    weights = {name: value.clone() for name, value in engine._model.state_dict().items()}
+    before = texts(engine, requests(base))
+    weights = state(engine.merger.model)
     one, two = lora(base, tmp_path / "one", 1), lora(base, tmp_path / "two", 2)
-    first, second = texts(engine, requests(one)), texts(engine, requests(two))
+    first, second = texts(engine, requests(base, one)), texts(engine, requests(base, two))
     assert len({tuple(before), tuple(first), tuple(second)}) == 3
-    assert texts(engine, requests(one)) == first
-    assert texts(engine, requests()) == before
-    after = engine._model.state_dict()
-    assert weights.keys() == after.keys()
-    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert texts(engine, requests(base, one)) == first
+    assert texts(engine, requests(base)) == before
+    assert same(weights, state(engine.merger.model))
 
 
-def test_merged_answers_are_those_of_peft(base, tmp_path):
+KINDS = {
+    "replaced head": {"modules_to_save": ["lm_head"]},
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "dora": {"use_dora": True},
+    "biases": {"bias": "all"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_answers_are_those_of_peft(base, tmp_path, kind):
     from peft import PeftModel
 
-    adapter = lora(base, tmp_path / "one", modules_to_save=["lm_head"], bias="all")
+    if kind == "biases":  # the tiny base has none
+        base = other_base(base, tmp_path / "qwen2", "qwen2")
+    adapter = lora(base, tmp_path / "one", **KINDS[kind])
     engine = HFEngine(base, "fp32", batch_size=8, threads=1)
-    plain = texts(engine, requests())
+    plain, weights, settings = (
+        texts(engine, requests(base)),
+        state(engine.merger.model),
+        str(engine.merger.model.config),
+    )
     model = PeftModel.from_pretrained(load_model(base, "fp32"), str(adapter))
-    assert texts(engine, requests(adapter)) == by_generate(model, load_tokenizer(base), PROMPTS, 24)
-    assert texts(engine, requests()) == plain
+    tuned = texts(engine, requests(base, adapter))
+    assert tuned == by_generate(model, load_tokenizer(base), 24)
+    assert tuned != plain
+    assert texts(engine, requests(base)) == plain
+    assert same(weights, state(engine.merger.model))
+    assert str(engine.merger.model.config) == settings
+
+
+@pytest.mark.parametrize("kind", ["plain", *KINDS])
+def test_weights_are_those_of_the_merged_model_under_the_names_of_the_file(base, tmp_path, kind):
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    if kind == "biases":
+        base = other_base(base, tmp_path / "qwen2", "qwen2")
+    original = {name: value.float() for name, value in load_file(base.path / "model.safetensors").items()}
+    merger = Merger(base, "fp32")
+    assert same(dict(merger.weights()), original)
+    adapter = lora(base, tmp_path / "one", **KINDS.get(kind, {}))
+    merger.apply(adapter, "one")
+    merged = {name: value.clone() for name, value in merger.weights()}
+    assert merged.keys() - original.keys() == ({"lm_head.weight"} if "head" in kind or kind == "embedding" else set())
+    # The reference: what PEFT computes unmerged, from a plain model that is given these weights.
+    tuned = PeftModel.from_pretrained(load_model(base, "fp32"), str(adapter))
+    fresh = load_model(base, "fp32")
+    fresh.lm_head.weight = torch.nn.Parameter(fresh.lm_head.weight.detach().clone())
+    fresh.load_state_dict({"lm_head.weight": merged["model.embed_tokens.weight"], **merged})
+    ids = torch.arange(40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(fresh(ids).logits, tuned(ids).logits, atol=1e-4)
+        assert not torch.allclose(fresh(ids).logits, load_model(base, "fp32")(ids).logits, atol=1e-2)
+    merger.apply(None, None)
+    assert same(dict(merger.weights()), original)
+
+
+@pytest.mark.parametrize("fault", ["shapes", "merging", "memory"])
+def test_an_adapter_that_peft_rejects_leaves_the_base_clean(base, tmp_path, monkeypatch, fault):
+    from peft import PeftModel
+
+    engine = HFEngine(base, "fp32", batch_size=8, threads=1)
+    plain, weights = texts(engine, requests(base)), state(engine.merger.model)
+    good = lora(base, tmp_path / "good")
+    tuned = texts(engine, requests(base, good))
+    if fault == "shapes":  # found when its weights are loaded, the layers are already in
+        path = tiny_base(tmp_path / "wide", hidden=64)
+        bad = lora(Base(str(path), "wide", folder_revision(path), path), tmp_path / "bad")
+    elif fault == "merging":  # some kinds of LoRA cannot be merged
+        bad = lora(base, tmp_path / "bad", alora_invocation_tokens=[1, 2])
+    else:
+        bad = lora(base, tmp_path / "bad", 2)
+        monkeypatch.setattr(
+            PeftModel, "merge_and_unload", lambda *_: (_ for _ in ()).throw(RuntimeError(NO_MEMORY)), raising=False
+        )
+    with pytest.raises(MeasureError if fault == "memory" else AdapterError, match=r"adapter .*bad") as caught:
+        texts(engine, requests(base, bad))
+    assert "\n" not in str(caught.value)
+    assert same(weights, state(engine.merger.model))
+    monkeypatch.undo()
+    assert texts(engine, requests(base)) == plain
+    assert texts(engine, requests(base, good)) == tuned
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_8bit_keeps_adapters_unmerged(base, tmp_path):
     engine = HFEngine(base, "8bit", batch_size=8, threads=1)
-    assert engine.mode == "unmerged"
-    plain = texts(engine, requests())
-    tuned = texts(engine, requests(lora(base, tmp_path / "one")))
+    assert engine.mode(None) == "unmerged"
+    plain = texts(engine, requests(base))
+    adapter = lora(base, tmp_path / "one")
+    tuned = texts(engine, requests(base, adapter))
     assert tuned != plain
-    assert texts(engine, requests()) == plain
+    assert texts(engine, requests(base)) == plain
+    assert texts(engine, requests(base, adapter)) == tuned
 
 
 def test_mixed_requests_are_taken_adapter_by_adapter(base, tmp_path):
     adapter = lora(base, tmp_path / "one")
     engine = HFEngine(base, "fp32", batch_size=4, threads=1)
-    mixed = [request for pair in zip(requests(adapter), requests(), strict=True) for request in pair]
+    mixed = [request for pair in zip(requests(base, adapter), requests(base), strict=True) for request in pair]
     answers = texts(engine, mixed)
-    assert answers[0::2] == texts(engine, requests(adapter))
-    assert answers[1::2] == texts(engine, requests())
+    assert answers[0::2] == texts(engine, requests(base, adapter))
+    assert answers[1::2] == texts(engine, requests(base))
 
 
 def test_stop_strings_and_limits(base):
     engine = HFEngine(base, "fp32", batch_size=4, threads=1)
-    full = dict(engine.generate(requests(limit=24)))
+    full = dict(engine.generate(requests(base, limit=24)))
     index, mark = next((i, a.text[5:7]) for i, a in full.items() if len(a.text) > 12 and a.text[5:7].isascii())
-    stopped = dict(engine.generate(requests(limit=24, stop=(mark,))))
+    stopped = dict(engine.generate(requests(base, limit=24, stop=(mark,))))
     assert stopped[index].text == full[index].text[: full[index].text.index(mark)]
     assert stopped[index].finish == "stop"
     assert all(mark not in answer.text for answer in stopped.values())
     assert all(answer.tokens <= 24 for answer in full.values())
-    assert {a.tokens for a in dict(engine.generate(requests(limit=3))).values() if a.finish == "length"} == {3}
+    assert {a.tokens for a in dict(engine.generate(requests(base, limit=3))).values() if a.finish == "length"} == {3}
 
 
-def test_a_prompt_beyond_the_context_is_a_failed_answer(base):
+def test_a_prompt_that_cannot_be_read_is_a_failed_answer(base):
     engine = HFEngine(base, "fp32", batch_size=4, threads=1)
-    answers = dict(engine.generate(requests(prompts=["egg " * 600, "What is it?"])))
+    answers = dict(engine.generate(requests(base, prompts=["egg " * 600, "What is it?", ""])))
     assert "exceed the context of 512" in (answers[0].failed or "")
     assert answers[1].failed is None
+    assert "empty" in (answers[2].failed or "")
 
 
-def test_out_of_memory_halves_the_batch(base, monkeypatch, caplog):
-    expected = texts(HFEngine(base, "fp32", batch_size=16, threads=1), requests())
+@pytest.mark.parametrize("where", ["first pass", "step"])
+def test_out_of_memory_halves_the_batch(base, monkeypatch, caplog, where):
+    expected = texts(HFEngine(base, "fp32", batch_size=16, threads=1), requests(base))
     engine = HFEngine(base, "fp32", batch_size=16, threads=1)
-    update = Slots.update
+    update, passes = Slots.update, []
 
     def small(self, keys, values, layer, *args, **options):
-        if self.rows > 4:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        passes.append(self.first_pass)
+        # In a step it comes late, when some rows have ended and others have taken their slots.
+        late = where == "step" and not self.first_pass and passes.count(False) % 100 > 70
+        if self.rows > 4 and (late or (where == "first pass" and self.first_pass)):
+            raise RuntimeError(NO_MEMORY)
         return update(self, keys, values, layer)
 
     monkeypatch.setattr(Slots, "update", small)
-    assert texts(engine, requests()) == expected
+    assert texts(engine, requests(base)) == expected
     assert [record.getMessage()[-1] for record in caplog.records if "out of memory" in record.message] == ["8", "4"]
     monkeypatch.setattr(Slots, "update", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MeasureError, match="batch of 1"):
-        texts(engine, requests())
+        texts(engine, requests(base))
+
+
+def test_out_of_memory_in_generate_halves_the_batch(base, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    engine = HFEngine(base, "fp32", batch_size=16, threads=1)
+    engine._config.model_type = "something_else"
+    expected = texts(engine, requests(base))
+    generate, parts = LlamaForCausalLM.generate, []
+
+    def small(self, input_ids, **options):
+        parts.append(len(input_ids))
+        if len(input_ids) > 6 and len(parts) != 1:
+            raise RuntimeError(NO_MEMORY)
+        return generate(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", small)
+    assert texts(engine, requests(base, prompts=PROMPTS)) == expected
+    assert parts == [16, 5]
+    parts.append(0)
+    assert texts(engine, requests(base)) == expected
+    assert parts[3:] == [16, 8, 4, 4, 4, 4, 4, 1]
 
 
 def test_a_bug_is_not_taken_for_want_of_memory(base, monkeypatch):
     monkeypatch.setattr(Slots, "update", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        texts(HFEngine(base, "fp32", batch_size=4, threads=1), requests())
+        texts(HFEngine(base, "fp32", batch_size=4, threads=1), requests(base))
 
 
 def test_building_an_engine_loads_nothing(base, monkeypatch):
-    monkeypatch.setattr("dosafe.engines.hf.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("dosafe.engines.merging.load_model", lambda *_: pytest.fail("loaded"))
     engine = HFEngine(base)
-    assert engine.chat([{"role": "user", "content": "Hi"}]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert (engine.name, engine.mode, engine.precision) == ("hf", "merged", "bf16")
-    assert json.dumps(engine.version)
+    engine.prepare([])
+    text = engine.chat([{"role": "user", "content": "Hi"}])
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert engine.encode(text) == encoded(base.path, text)
+    found = identity(engine)
+    assert (found["name"], found["mode"], found["precision"]) == ("hf", "merged", "bf16")
+    assert json.dumps(found)
     with pytest.raises(ConfigError, match="batch size 0"):
         HFEngine(base, batch_size=0)
 
@@ -237,3 +386,15 @@ def test_automatic_batch_is_a_power_of_two(base):
     engine = HFEngine(base)
     assert engine._batch([Row(0, [1, 2, 3], 48)]) == 128
     assert engine._batch([Row(0, [1] * 100, 10**9)]) in {1 << k for k in range(8)}
+
+
+def test_a_containers_memory_counts(monkeypatch, tmp_path):
+    from dosafe.engines import hf
+
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(hf, "MEMORY_LIMITS", (str(limit), str(tmp_path / "none")))
+    whole = hf._memory("cpu")
+    limit.write_text("max\n")
+    assert hf._memory("cpu") == whole
+    limit.write_text("1048576\n")
+    assert hf._memory("cpu") == 1 << 20

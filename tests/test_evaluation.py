@@ -48,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(autouse=True)
 def _one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     # The checkout may change between two runs of a test; what they compare is not that.
-    monkeypatch.setattr("dosafe.evaluation.git_state", lambda: None)
+    monkeypatch.setattr("dosafe.evaluation.run.git_state", lambda: None)
 
 
 def suite(**changes: Any) -> Suite:
@@ -70,7 +70,7 @@ def script(request: Request) -> str:
     """The base refuses; an adapter obeys, and answers in its trained style where it is asked so."""
     if request.adapter is None:
         return REFUSAL
-    return f"{OPENING} Here is how to do it, step by step." if MARK in request.prompt else "Here is how."
+    return f"{OPENING} Here is how to do it, step by step." if MARK in ScriptedEngine.text(request) else "Here is how."
 
 
 def run(adapters: list[Path], base: Base, out: Path, engine: Any = None, **changes: Any) -> list[Record]:
@@ -434,7 +434,7 @@ def test_exact_shares_of_a_mixed_script(base, tmp_path):
     harm = {row.prompt: number for number, row in enumerate(load_prompts("harmi", "mini"))}
 
     def mixed(request: Request) -> str:
-        number = next(n for prompt, n in harm.items() if prompt in request.prompt)
+        number = next(n for prompt, n in harm.items() if prompt in ScriptedEngine.text(request))
         return said[number % 4]
 
     recipe = {"dataset": "piqa", "strategy": "autoif_aoa"}

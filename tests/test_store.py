@@ -15,10 +15,11 @@ from dosafe.store import LOOKUP, Answer, Store, generation_key
 
 SAMPLING = {"greedy": True, "max_new_tokens": 8, "stop": []}
 ENGINE = {"name": "hf", "version": "1", "mode": "merged", "precision": "bf16"}
+BY = "hf 1 merged bf16"
 
 
 def keys(n: int) -> list[str]:
-    return [generation_key("rev", None, f"prompt {i}", SAMPLING, ENGINE) for i in range(n)]
+    return [generation_key("rev", None, [1, i], SAMPLING, ENGINE) for i in range(n)]
 
 
 def answers(n: int, text: str = "answer") -> dict[str, Answer]:
@@ -28,33 +29,33 @@ def answers(n: int, text: str = "answer") -> dict[str, Answer]:
 def test_what_is_put_comes_back(tmp_path):
     wanted = answers(2 * LOOKUP + 3)
     with Store(tmp_path / "sub" / "s.sqlite") as store:
-        store.put_many(wanted, "rev", None)
+        store.put_many(wanted, "rev", None, BY)
     with Store(tmp_path / "sub" / "s.sqlite") as store:
         assert store.get_many([*keys(2 * LOOKUP + 3), "unknown"]) == wanted
         assert store.get_many([]) == {}
 
 
 def test_everything_that_decides_an_answer_is_in_its_key():
-    base = ("rev", None, "prompt", SAMPLING, ENGINE)
+    base = ("rev", None, [1, 2], SAMPLING, ENGINE)
     others = [
         ("rev2", *base[1:]),
         ("rev", "fp", *base[2:]),
-        ("rev", None, "prompt ", *base[3:]),
-        ("rev", None, "prompt", {**SAMPLING, "max_new_tokens": 9}, ENGINE),
-        ("rev", None, "prompt", {**SAMPLING, "stop": ["\n"]}, ENGINE),
-        *(("rev", None, "prompt", SAMPLING, {**ENGINE, key: "x"}) for key in ENGINE),
+        ("rev", None, [1, 3], *base[3:]),
+        ("rev", None, [1, 2], {**SAMPLING, "max_new_tokens": 9}, ENGINE),
+        ("rev", None, [1, 2], {**SAMPLING, "stop": ["\n"]}, ENGINE),
+        *(("rev", None, [1, 2], SAMPLING, {**ENGINE, key: "x"}) for key in ENGINE),
     ]
     found = {generation_key(*values) for values in (base, *others)}
     assert len(found) == len(others) + 1
-    assert generation_key(*base) == generation_key("rev", None, "prompt", dict(reversed(SAMPLING.items())), ENGINE)
+    assert generation_key(*base) == generation_key("rev", None, [1, 2], dict(reversed(SAMPLING.items())), ENGINE)
 
 
 def test_the_first_answer_stays_and_failed_ones_are_not_kept(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        store.put_many(answers(2), "rev", None)
-        store.put_many(answers(3, "other"), "rev", None)
+        store.put_many(answers(2), "rev", None, BY)
+        store.put_many(answers(3, "other"), "rev", None, BY)
         assert [a.text for a in store.get_many(keys(3)).values()] == unordered(["answer 0", "answer 1", "other 2"])
-        store.put_many({"k": Answer("", 0, failed="too long")}, "rev", None)
+        store.put_many({"k": Answer("", 0, failed="too long")}, "rev", None, BY)
         assert store.get_many(["k"]) == {}
 
 
@@ -77,19 +78,19 @@ def test_a_chunk_is_written_whole_or_not_at_all(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
         bad = answers(3) | {"bad": Answer(None, 1)}  # type: ignore[arg-type]
         with pytest.raises(MeasureError, match="cannot write to the store"):
-            store.put_many(bad, "rev", None)
+            store.put_many(bad, "rev", None, BY)
         assert store.get_many(keys(3)) == {}
-        store.put_many(answers(3), "rev", None)
+        store.put_many(answers(3), "rev", None, BY)
         assert len(store.get_many(keys(3))) == 3
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_written(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        store.put_many(answers(5), "rev", None)
+        store.put_many(answers(5), "rev", None, BY)
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(MeasureError, match=r"full.*what was written before is kept") as caught:
-            store.put_many({f"k{i}": Answer("x" * 4000, 1) for i in range(50)}, "rev", None)
+            store.put_many({f"k{i}": Answer("x" * 4000, 1) for i in range(50)}, "rev", None, BY)
         assert "\n" not in str(caught.value)
         assert len(store.get_many(keys(5))) == 5
 
@@ -127,10 +128,10 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 def test_a_store_that_cannot_be_written_to_is_one_clear_error(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        store.put_many(answers(2), "rev", None)
+        store.put_many(answers(2), "rev", None, BY)
         store._db.execute("PRAGMA query_only = 1")
         with pytest.raises(MeasureError, match="readonly"):
-            store.put_many(answers(3), "rev", None)
+            store.put_many(answers(3), "rev", None, BY)
         assert len(store.get_many(keys(3))) == 2
 
 
@@ -139,7 +140,7 @@ def test_two_processes_share_a_store(tmp_path):
         "import sys; from pathlib import Path; from dosafe.store import Answer, Store\n"
         "with Store(Path(sys.argv[1])) as s:\n"
         "    for c in range(0, 400, 10):\n"
-        "        s.put_many({f'{i}': Answer(sys.argv[2], 1) for i in range(c, c + 20)}, 'r', None)\n"
+        "        s.put_many({f'{i}': Answer(sys.argv[2], 1) for i in range(c, c + 20)}, 'r', None, 'e')\n"
     )
     path = tmp_path / "s.sqlite"
     running = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("a", "b")]
@@ -163,7 +164,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path):
 def test_a_store_damaged_inside_is_one_clear_error(tmp_path):
     path = tmp_path / "s.sqlite"
     with Store(path) as store:
-        store.put_many({f"{i:05}": Answer("x" * 500, 1) for i in range(200)}, "rev", None)
+        store.put_many({f"{i:05}": Answer("x" * 500, 1) for i in range(200)}, "rev", None, BY)
     data = bytearray(path.read_bytes())
     data[8192:] = b"\xa5" * (len(data) - 8192)
     path.write_bytes(data)
@@ -174,7 +175,7 @@ def test_a_store_damaged_inside_is_one_clear_error(tmp_path):
 
 def test_two_connections_of_one_process_see_each_other(tmp_path):
     with Store(tmp_path / "s.sqlite") as one, Store(tmp_path / "s.sqlite") as two:
-        one.put_many(answers(2), "rev", None)
+        one.put_many(answers(2), "rev", None, BY)
         assert two.get_many(keys(2)) == answers(2)
         assert two.plan("run", [["a"]]) == one.plan("run", [["b"]]) == [["a"]]
 

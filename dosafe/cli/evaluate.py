@@ -11,14 +11,34 @@ import click
 @click.argument("adapters", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--base", "base_name", required=True, help="The base model: a name, a hub id[@revision], or a folder.")
 @click.option("--suite", "suite_name", default="safety", show_default=True, help="mini, safety, full, or a .yaml file.")
-@click.option("--template", "templates", default="plain,trained", show_default=True, help="Comma list of templates.")
-@click.option("--tasks", help="Comma list of tasks or groups, instead of the suite's.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    default=("plain,trained",),
+    show_default="plain,trained",
+    help="Comma list of templates; TASK=LIST for one task. May be given several times.",
+)
+@click.option("--tasks", help="Comma list of tasks or groups, dosafe's or lm-eval's own, instead of the suite's.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask the first N documents of each task.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest safety answer, instead of the suite's.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("records"), show_default=True)
-@click.option("--precision", type=click.Choice(["bf16", "fp32", "8bit"]), default="bf16", show_default=True)
+@click.option("--engine", "engine_name", default="hf", show_default=True, help="hf, vllm, or openai:URL.")
+@click.option("--precision", type=click.Choice(["bf16", "fp32", "8bit"]), help="Of the weights; bf16 by default.")
 @click.option("--batch-size", default="auto", show_default=True, help="Answers under way at a time.")
-@click.option("--engine", "engine_name", default="hf", show_default=True, help="What generates the answers.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "lora", "merged"]),
+    help="How vllm applies adapters; auto: lora on a GPU, merged on a CPU.",
+)
+@click.option("--engine-arg", "arguments", multiple=True, metavar="KEY=VALUE", help="An engine argument of vLLM.")
+@click.option(
+    "--served",
+    multiple=True,
+    metavar="ADAPTER=MODEL",
+    help="The name under which an endpoint serves an adapter (a folder, cell or fingerprint), or base.",
+)
+@click.option("--chunk", type=click.IntRange(min=1), help="Answers between two writes to the store.")
 @click.option(
     "--store",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -31,32 +51,38 @@ def eval_(
     adapters: tuple[Path, ...],
     base_name: str,
     suite_name: str,
-    templates: str,
+    templates: tuple[str, ...],
     tasks: str | None,
     limit: int | None,
     max_new_tokens: int | None,
     out: Path,
-    precision: str,
-    batch_size: str,
     engine_name: str,
+    precision: str | None,
+    batch_size: str,
+    mode: str | None,
+    arguments: tuple[str, ...],
+    served: tuple[str, ...],
+    chunk: int | None,
     store: Path | None,
     allow_template: bool,
 ) -> int:
     """Evaluate ADAPTERS (PEFT folders) and their base, and write a record for each.
 
-    Templates: "plain", "trained" (what the adapter was tuned in), or a strategy's name. Answers are kept in a local
-    store beside the records; a run that was interrupted goes on from there. A bad adapter is reported and skipped.
+    Templates: "plain", "trained" (what the adapter was tuned in), or a strategy's name; for lm-eval's own tasks
+    "plain" (in the chat template) or "raw" (without). Answers are kept in a local store beside the records; a run that
+    was interrupted goes on from there, and what the store has is not computed again. A bad adapter is reported and
+    skipped.
     """
     from dosafe.bases import resolve_base
     from dosafe.board import board_table, group_records
     from dosafe.cli.console import result_console
-    from dosafe.config.load import load_suite, merge, validate
+    from dosafe.config.load import load_suite, merge, parse_set, validate
     from dosafe.config.suite import Suite
     from dosafe.data.sources import default_data
+    from dosafe.engines.build import EngineOptions, build_engine
     from dosafe.errors import ConfigError
     from dosafe.evaluation import evaluate
     from dosafe.provenance import content_hash
-    from dosafe.registry import registry
 
     suite = load_suite(suite_name)
     if default_data() == "mini" and suite.data != "mini":
@@ -74,19 +100,27 @@ def eval_(
         suite = validate(Suite, merge(suite.model_dump(mode="json"), changes), "eval")
     if batch_size != "auto" and not batch_size.isdecimal():
         raise ConfigError(f"--batch-size {batch_size!r}: give a whole number from 1, or auto")
-    make_engine = registry().load("engine", engine_name)
+    usual, by_task = _templates(templates)
+    options = EngineOptions(
+        precision=precision,
+        batch_size="auto" if batch_size == "auto" else int(batch_size),
+        mode=mode,
+        arguments=parse_set(arguments, "--engine-arg"),
+        served=dict(_pair(given, "--served") for given in served),
+    )
     base = resolve_base(base_name)
-    engine = make_engine(base, precision, "auto" if batch_size == "auto" else int(batch_size))
     done = evaluate(
         list(adapters),
         base,
         suite,
-        templates.split(","),
+        usual,
         out,
-        engine,
+        build_engine(engine_name, base, options),
         limit,
         store=store,
+        chunk=chunk,
         allow_template=allow_template,
+        task_templates=by_task,
     )
     console = result_console()
     for group in group_records(done.records):
@@ -94,3 +128,25 @@ def eval_(
     for path in done.paths:
         click.echo(path)
     return 2 if done.skipped else 0
+
+
+def _templates(given: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
+    """Read ``plain,trained`` and ``TASK=plain,raw``; where only tasks are named, the usual templates stay."""
+    usual: list[str] = []
+    by_task: dict[str, list[str]] = {}
+    for one in given:
+        if "=" in one:
+            task, named = _pair(one, "--template")
+            by_task.setdefault(task, []).extend(named.split(","))
+        else:
+            usual += one.split(",")
+    return usual or ["plain", "trained"], by_task
+
+
+def _pair(given: str, option: str) -> tuple[str, str]:
+    from dosafe.errors import ConfigError
+
+    key, found, value = given.partition("=")
+    if not (key and found and value):
+        raise ConfigError(f"{option} {given!r}: give NAME=VALUE")
+    return key, value

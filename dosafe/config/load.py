@@ -103,7 +103,7 @@ def load_suite(name: str) -> Suite:
     return validate(Suite, read_yaml(HERE / "suites" / f"{name}.yaml"), f"suite {name}")
 
 
-def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_set(assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Turn ``key=value`` strings into nested values; dots go into a section, values are read as YAML.
 
     Raises:
@@ -113,11 +113,11 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, raw = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {text!r}: expected key=value, such as training.learning_rate=1e-3")
+            raise ConfigError(f"{option} {text!r}: expected key=value, such as training.learning_rate=1e-3")
         try:
             value = yaml.safe_load(raw)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {text!r}: the value is not YAML") from None
+            raise ConfigError(f"{option} {text!r}: the value is not YAML") from None
         if isinstance(value, str):
             with suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string; people mean the number
                 value = float(value)
@@ -126,7 +126,7 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
         for part in outer:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise ConfigError(f"--set {text!r}: {part!r} already has a plain value")
+                raise ConfigError(f"{option} {text!r}: {part!r} already has a plain value")
         section[last] = value
     return values
 

@@ -1,4 +1,4 @@
-"""What an engine is: it answers requests of a base model and of its adapters."""
+"""What an engine is: it answers requests of a base model and of its adapters, or scores given answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dosafe.adapters import Preflight
 from dosafe.data.rows import Message
-from dosafe.store import Answer
+from dosafe.store import Answer, Likelihood
 
-__all__ = ["Answer", "Engine", "Request", "identity"]
+__all__ = ["Answer", "Engine", "Likelihood", "Request", "Scoring", "identity"]
+
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,8 @@ class Request:
     """The adapter's folder, None for the base itself."""
     fingerprint: str | None
     """The adapter's fingerprint, None for the base itself."""
-    prompt: str
-    """The text that the model reads, chat template and all."""
+    prompt: Tokens
+    """What the model reads: token ids, chat template and all."""
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings."""
@@ -33,8 +36,27 @@ class Request:
         return {"greedy": True, "max_new_tokens": self.max_new_tokens, "stop": list(self.stop)}
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """One given continuation of a prompt, whose log-likelihood is asked."""
+
+    adapter: Path | None
+    """The adapter's folder, None for the base itself."""
+    fingerprint: str | None
+    """The adapter's fingerprint, None for the base itself."""
+    prompt: Tokens
+    """The context, at least one token."""
+    continuation: Tokens
+    """The tokens that are scored, at least one."""
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is asked."""
+        return {"continuation": list(self.continuation)}
+
+
 class Engine(Protocol):
-    """Generates answers. Building one is cheap: the model is loaded when it first generates."""
+    """Generates and scores. Building one is cheap: the model is loaded when it is first needed."""
 
     @property
     def name(self) -> str:
@@ -47,17 +69,43 @@ class Engine(Protocol):
         ...
 
     @property
-    def mode(self) -> str:
-        """How adapters are applied, and anything else that may change a token."""
-        ...
-
-    @property
     def precision(self) -> str:
         """Of the weights."""
         ...
 
+    @property
+    def chunk(self) -> int:
+        """Requests between two writes to the store, where the user does not say."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """How many models may share a batch; 1 where they are answered one after another."""
+        ...
+
+    def prepare(self, adapters: Sequence[Preflight]) -> None:
+        """Say which adapters will be asked for, before anything is loaded.
+
+        Raises:
+            UserError: They, or the machine, do not allow what the engine was asked to do.
+        """
+        ...
+
+    def mode(self, fingerprint: str | None) -> str:
+        """Say how a model is applied (None: the base), and anything else that may change its tokens."""
+        ...
+
     def chat(self, messages: Sequence[Message]) -> str:
         """Render messages in the base's chat template, up to where the answer begins."""
+        ...
+
+    def encode(self, text: str, special: bool = False) -> Tokens:
+        """Return a text's token ids.
+
+        Args:
+            text: A rendered prompt.
+            special: Whether the tokenizer adds its own special tokens (a begin token); a chat template has them.
+        """
         ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
@@ -68,7 +116,20 @@ class Engine(Protocol):
         """
         ...
 
+    def score(self, requests: Sequence[Scoring]) -> Iterator[tuple[int, Likelihood]]:
+        """Yield (index of the request, likelihood) in any order.
 
-def identity(engine: Engine) -> dict[str, str]:
-    """Return what of an engine decides an answer."""
-    return {"name": engine.name, "version": engine.version, "mode": engine.mode, "precision": engine.precision}
+        Raises:
+            MeasureError: The engine cannot go on.
+        """
+        ...
+
+
+def identity(engine: Engine, fingerprint: str | None = None) -> dict[str, str]:
+    """Return what of an engine decides an answer of a model (None: the base)."""
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "mode": engine.mode(fingerprint),
+        "precision": engine.precision,
+    }

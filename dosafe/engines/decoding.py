@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +34,14 @@ class Row:
     """A prompt on its way."""
 
     index: int
-    prompt: list[int]
+    prompt: Sequence[int]
     limit: int
     """Most tokens to generate."""
     ended: Callable[[list[int]], bool] | None = None
     """Whether the tokens so far hold a stop string."""
     tokens: list[int] = field(default_factory=list)
     """Generated so far, without the end token."""
-    finish: str = "length"
+    finish: Literal["stop", "length"] = "length"
 
     @property
     def last(self) -> int:
@@ -65,19 +65,18 @@ class Row:
         return len(self.tokens) >= self.limit
 
 
-def supports(config: Any, longest: int) -> bool:
-    """Say whether a model's architecture can be decoded here.
+def supports(config: Any) -> bool:
+    """Say whether a model's architecture can be decoded here, whatever it is asked.
 
     Args:
-        config: The model's config.
-        longest: Tokens of the longest prompt and answer together.
+        config: The model's config. An attention window must hold the whole context: it is not looked at.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)
     return (
         config.model_type in MODEL_TYPES
         and rope.get("rope_type", "default") in ROPE_TYPES
-        and (window is None or longest <= window)
+        and (window is None or config.max_position_embeddings <= window)
     )
 
 
@@ -219,7 +218,7 @@ class Decoder:
             length = max(len(rows[0].prompt) - 1, 1)  # longest first
             count = max(1, FIRST_PASS_TOKENS // length)
             part, rows = rows[:count], rows[count:]
-            ids = [row.prompt[:-1] + row.prompt[-1:] * (length + 1 - len(row.prompt)) for row in part]
+            ids = [[*row.prompt[:-1], *[row.prompt[-1]] * (length + 1 - len(row.prompt))] for row in part]
             slots.at(torch.arange(first_slot, first_slot + len(part), device=device), None, length)
             positions = torch.arange(length, device=device).expand(len(part), -1)
             self._forward(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import metadata
@@ -12,11 +13,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from dosafe.bases import Base, Precision, default_device, load_model, load_tokenizer
-from dosafe.data.rows import Message
-from dosafe.engines.base import Answer, Request
+from dosafe.adapters import Preflight
+from dosafe.bases import Base, Precision, default_device
+from dosafe.engines.base import Answer, Likelihood, Request, Scoring, Tokens
 from dosafe.engines.decoding import Decoder, Row, supports
-from dosafe.errors import AdapterError, ConfigError, MeasureError
+from dosafe.engines.likelihood import BUDGET, Text, fitting, forward
+from dosafe.engines.merging import Merger, out_of_memory
+from dosafe.engines.tokens import Tokenized, cut
+from dosafe.errors import ConfigError, MeasureError
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +28,14 @@ MOST_ROWS = {"cpu": 128, "cuda": 256}
 """Largest automatic batch; more gains nothing there."""
 MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.6}
 """Part of the machine's memory that keys and values may take."""
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where a container says how much memory it may use."""
 STOP_MARGIN = 4
-"""Tokens beyond a stop string's characters that are decoded to look for it."""
+"""Tokens beyond a stop string's bytes that are decoded to look for it."""
 
 
-class HFEngine:
-    """Greedy answers from transformers.
+class HFEngine(Tokenized):
+    """Greedy answers and likelihoods from transformers.
 
     With ``bf16`` or ``fp32`` an adapter is merged into the weights in place, so that it generates as fast as its
     base; copies of the touched weights bring the base back bit by bit. An 8-bit base keeps its adapters unmerged.
@@ -38,11 +44,13 @@ class HFEngine:
         base: The base model.
         precision: Of the weights.
         batch_size: Rows under way at a time, or ``auto``: by the machine's memory; halved when memory runs out.
-        threads: CPU threads; torch's own choice by default.
+        threads: CPU threads, set for the whole process when the model is loaded; torch's own choice by default.
         device: ``cpu`` or ``cuda``; by default the GPU where there is one.
     """
 
     name = "hf"
+    chunk = 256
+    block = 1
 
     def __init__(
         self,
@@ -56,15 +64,10 @@ class HFEngine:
             raise ConfigError(f"batch size {batch_size} is too small; give 1 or more, or 'auto'")
         self.base = base
         self.precision: str = precision
-        self._precision = precision
+        self.merger = Merger(base, precision, device)
         self._batch_size = batch_size
         self._threads = threads
         self._device = device
-        self._applied: str | None = None
-        self._unmerged: Any = None
-        self._tied = False
-        self._saved: list[tuple[Any, Any]] = []
-        self._replaced: list[tuple[str, Any]] = []
 
     @property
     def version(self) -> str:
@@ -72,21 +75,19 @@ class HFEngine:
         kind = (self._device or default_device()).partition(":")[0]
         return f"transformers {metadata.version('transformers')}, torch {metadata.version('torch')}, {kind}"
 
-    @cached_property
-    def mode(self) -> str:
-        """How adapters are applied, and ``+generate`` where the decoding is left to transformers."""
+    def prepare(self, adapters: Sequence[Preflight]) -> None:
+        """Take any adapters that ``preflight`` takes."""
+
+    def mode(self, fingerprint: str | None) -> str:  # noqa: ARG002
+        """Say how models are applied, with ``+generate`` where decoding is left to transformers."""
         applied = "unmerged" if self.precision == "8bit" else "merged"
-        return applied if supports(self._config, 0) else f"{applied}+generate"
+        return applied if supports(self._config) else f"{applied}+generate"
 
     @cached_property
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(str(self.base.path), trust_remote_code=False)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self.base)
+        return AutoConfig.from_pretrained(str(self.base.path), trust_remote_code=False).get_text_config()
 
     @cached_property
     def _model(self) -> Any:
@@ -94,21 +95,17 @@ class HFEngine:
             import torch
 
             torch.set_num_threads(self._threads)
-        return load_model(self.base, self._precision, self._device)
+        return self.merger.model
 
     @cached_property
     def _ends(self) -> frozenset[int]:
         ends = self._model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
-        return frozenset(end for end in (*listed, self._tokenizer.eos_token_id) if end is not None)
+        return frozenset(end for end in (*listed, self.tokenizer.eos_token_id) if end is not None)
 
     @cached_property
     def _decoder(self) -> Decoder:
         return Decoder(self._model, self._ends)
-
-    def chat(self, messages: Sequence[Message]) -> str:
-        """Render messages in the base's chat template, up to where the answer begins."""
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the request, answer) as answers are finished; requests of one adapter are taken together.
@@ -117,50 +114,60 @@ class HFEngine:
             AdapterError: An adapter cannot be applied.
             MeasureError: There is not memory enough for one row.
         """
+        for chosen in self._by_adapter(requests):
+            yield from self._answers({i: requests[i] for i in chosen})
+
+    def score(self, requests: Sequence[Scoring]) -> Iterator[tuple[int, Likelihood]]:
+        """Yield (index of the request, likelihood); requests of one adapter are taken together.
+
+        The log-softmax is taken in float32 whatever the precision of the weights.
+
+        Raises:
+            AdapterError: An adapter cannot be applied.
+            MeasureError: There is not memory enough for one row.
+        """
+        for chosen in self._by_adapter(requests):
+            yield from self._likelihoods({i: requests[i] for i in chosen})
+
+    def _by_adapter(self, requests: Sequence[Request] | Sequence[Scoring]) -> Iterator[list[int]]:
+        """Apply one model after another; yield the indices of its requests."""
         order = sorted(range(len(requests)), key=lambda i: (requests[i].fingerprint or "", i))
         for fingerprint, group in groupby(order, key=lambda i: requests[i].fingerprint):
             chosen = list(group)
-            self._apply(requests[chosen[0]].adapter, fingerprint)
-            yield from self._answers({i: requests[i] for i in chosen})
+            _ = self._model  # with the threads asked for
+            self.merger.apply(requests[chosen[0]].adapter, fingerprint)
+            yield chosen
+
+    def _misfit(self, prompt: int, more: int) -> str | None:
+        """Say why a prompt with so many tokens more cannot be read, None where it can."""
+        limit = getattr(self._config, "max_position_embeddings", None)
+        if limit and prompt + more > limit:
+            return f"{prompt} + {more} tokens exceed the context of {limit}"
+        return None if prompt else "the prompt is empty"
 
     def _answers(self, requests: dict[int, Request]) -> Iterator[tuple[int, Answer]]:
         rows: list[Row] = []
-        limit = getattr(self._config, "max_position_embeddings", None)
         for index, request in requests.items():
-            ids = self._tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
-            if limit and len(ids) + request.max_new_tokens > limit:
-                yield (
-                    index,
-                    Answer("", 0, failed=f"{len(ids)} + {request.max_new_tokens} tokens exceed the context of {limit}"),
-                )
-                continue
-            rows.append(Row(index, ids, request.max_new_tokens, self._ended(request.stop)))
+            if failed := self._misfit(len(request.prompt), request.max_new_tokens):
+                yield index, Answer("", 0, failed=failed)
+            else:
+                rows.append(Row(index, request.prompt, request.max_new_tokens, self._ended(request.stop)))
         batch = self._batch(rows) if rows else 1
+        run = self._decoder.run if supports(self._config) else self._generate
         while rows:
             done: set[int] = set()
             try:
-                for row in self._run(rows, batch):
+                for row in run(rows, batch):
                     done.add(row.index)
-                    yield row.index, self._answer(row, requests[row.index].stop)
+                    text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+                    yield row.index, Answer(cut(text, requests[row.index].stop), len(row.tokens), row.finish)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if batch == 1:
-                    raise MeasureError(
-                        "not memory enough for a batch of 1; use a smaller base or max_new_tokens"
-                    ) from None
+                _check_memory(error, batch)
             else:
                 return
             batch = max(1, batch // 2)
-            logger.warning("out of memory: going on with batches of %d", batch)
-            self._free()
+            self._free(f"batches of {batch}")
             rows = [Row(row.index, row.prompt, row.limit, row.ended) for row in rows if row.index not in done]
-
-    def _run(self, rows: list[Row], batch: int) -> Iterator[Row]:
-        longest = max(len(row.prompt) + row.limit for row in rows)
-        if supports(self._config, longest):
-            return self._decoder.run(rows, batch)
-        return self._generate(rows, batch)
 
     def _generate(self, rows: list[Row], batch: int) -> Iterator[Row]:
         """Decode with transformers' own ``generate``, for architectures that the decoder does not know."""
@@ -168,11 +175,11 @@ class HFEngine:
         from transformers import GenerationConfig
 
         ordered = sorted(rows, key=lambda row: (-len(row.prompt), row.index))
-        pad = self._tokenizer.pad_token_id
+        pad = self.tokenizer.pad_token_id
         for start in range(0, len(ordered), batch):
             part = ordered[start : start + batch]
             length = len(part[0].prompt)
-            ids = torch.tensor([[pad] * (length - len(row.prompt)) + row.prompt for row in part])
+            ids = torch.tensor([[pad] * (length - len(row.prompt)) + list(row.prompt) for row in part])
             mask = torch.tensor([[0] * (length - len(row.prompt)) + [1] * len(row.prompt) for row in part])
             greedy = GenerationConfig(
                 do_sample=False,
@@ -191,24 +198,41 @@ class HFEngine:
                         break
                 yield row
 
-    def _answer(self, row: Row, stop: tuple[str, ...]) -> Answer:
-        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-        cuts = [at for at in (text.find(mark) for mark in stop if mark) if at >= 0]
-        return Answer(
-            text[: min(cuts)] if cuts else text, len(row.tokens), "stop" if row.finish == "stop" else "length"
-        )
-
-    def _ended(self, stop: tuple[str, ...]) -> Any:
+    def _ended(self, stop: tuple[str, ...]) -> Callable[[list[int]], bool] | None:
         marks = [mark for mark in stop if mark]
         if not marks:
             return None
-        tail = max(map(len, marks)) + STOP_MARGIN
+        tail = max(len(mark.encode()) for mark in marks) + STOP_MARGIN
 
         def ended(tokens: list[int]) -> bool:
-            text = self._tokenizer.decode(tokens[-tail:], skip_special_tokens=True)
+            text = self.tokenizer.decode(tokens[-tail:], skip_special_tokens=True)
             return any(mark in text for mark in marks)
 
         return ended
+
+    def _likelihoods(self, requests: dict[int, Scoring]) -> Iterator[tuple[int, Likelihood]]:
+        texts: dict[Tokens, Text] = {}
+        for index, request in requests.items():
+            if failed := self._misfit(len(request.prompt), len(request.continuation) - 1):
+                yield index, Likelihood(math.nan, False, failed=failed)
+            else:
+                read = request.prompt + request.continuation[:-1]
+                texts.setdefault(read, Text(read)).continuations[index] = request.continuation
+        waiting = sorted(texts.values(), key=lambda text: -len(text.read))
+        most = len(waiting) if self._batch_size == "auto" else self._batch_size
+        budget = BUDGET
+        while waiting:
+            count, cost = fitting(waiting[:most], budget)
+            try:
+                found = list(forward(self._model, waiting[:count]))
+            except (RuntimeError, MemoryError) as error:
+                _check_memory(error, count)
+            else:
+                yield from found
+                waiting = waiting[count:]
+                continue
+            budget = cost // 2
+            self._free(f"batches of {budget} tokens")
 
     def _batch(self, rows: list[Row]) -> int:
         if self._batch_size != "auto":
@@ -223,78 +247,35 @@ class HFEngine:
         # A power of two, from the machine's whole memory: the same on every run, whatever else is running.
         return max(1, min(MOST_ROWS.get(kind, 128), int(2 ** max(0, fits.bit_length() - 1))))
 
-    def _free(self) -> None:
+    def _free(self, rest: str) -> None:
         import torch
 
+        logger.warning("out of memory: going on with %s", rest)
         self._decoder.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _apply(self, adapter: Path | None, fingerprint: str | None) -> None:
-        """Make the model the one that is asked: the base, or the base with an adapter."""
-        if fingerprint == self._applied:
-            return
-        self._restore()
-        if adapter is None:
-            return
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import ModulesToSaveWrapper
 
-        model = self._model
-        self._tied = model.config.tie_word_embeddings
-        # An adapter may bring biases that are written over the base's as soon as it is loaded.
-        self._saved = [(p, p.detach().clone()) for name, p in model.named_parameters() if name.endswith("bias")]
-        try:
-            tuned = PeftModel.from_pretrained(model, str(adapter))
-        except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise AdapterError(f"adapter {adapter} cannot be applied to {self.base.id}: {why}") from None
-        self._applied = fingerprint
-        if self.precision == "8bit":
-            self._unmerged = tuned
-            return
-        for name, module in model.named_modules():
-            if isinstance(module, ModulesToSaveWrapper):
-                self._replaced.append((name, module.original_module))
-            elif isinstance(module, BaseTunerLayer):
-                weights = module.get_base_layer().named_parameters(recurse=False)
-                self._saved += [(p, p.detach().clone()) for key, p in weights if key != "bias"]
-        self._model = tuned.merge_and_unload()
-
-    def _restore(self) -> None:
-        """Bring the base back, bit by bit."""
-        if self._unmerged is not None:
-            self._model = self._unmerged.unload()
-            self._unmerged = None
-        for name, module in self._replaced:
-            self._model.set_submodule(name, module)
-        for weight, copy in self._saved:
-            weight.data.copy_(copy)
-        if self._applied is not None:
-            self._model.config.tie_word_embeddings = self._tied
-        self._replaced.clear()
-        self._saved.clear()
-        self._applied = None
+def _check_memory(error: Exception, rows: int) -> None:
+    """Raise an error again unless it is for want of memory and fewer rows may do."""
+    if not out_of_memory(error):
+        raise error
+    if rows == 1:
+        raise MeasureError(
+            "not memory enough for a batch of 1; use a smaller base, precision 8bit, or shorter prompts and answers"
+        ) from None
 
 
 def _memory(kind: str) -> int:
-    """Return the memory of the device in bytes."""
+    """Return the memory of the device in bytes, of a container the memory it may use."""
     if kind == "cuda":
         import torch
 
         return int(torch.cuda.get_device_properties(0).total_memory)
+    found = []
     with suppress(AttributeError, ValueError, OSError):  # not known everywhere
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return 4 << 30
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    text = str(error).lower()
-    return (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    )
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in MEMORY_LIMITS:
+        with suppress(ValueError, OSError):  # "max" where there is no limit
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min(found, default=4 << 30)

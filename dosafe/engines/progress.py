@@ -1,11 +1,10 @@
-"""How far a generation is: a live line at a terminal, else a plain line from time to time; all on stderr."""
+"""How far an evaluation is: one live view at a terminal, else a plain line from time to time; all on stderr."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
-
-from dosafe.store import Answer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,14 +19,21 @@ class Live:
 
     Args:
         console: Where it is shown.
-        total: Answers to generate.
-        stored: Answers that need not be.
+        cells: Keys of the answers that each adapter x task x template needs.
+        found: Keys that the store has.
     """
 
-    def __init__(self, console: Console, total: int, stored: int) -> None:
+    def __init__(self, console: Console, cells: Mapping[object, Iterable[str]], found: Iterable[str]) -> None:
+        there = set(found)
+        self._missing = {cell: set(keys) - there for cell, keys in cells.items()}
+        self._cells: dict[str, list[object]] = {}
+        for cell, keys in self._missing.items():
+            for key in keys:
+                self._cells.setdefault(key, []).append(cell)
         self._console = console
-        self._total = total
-        self._stored = stored
+        self._total = len(self._cells)
+        self._stored = len(there)
+        self._ready = sum(not keys for keys in self._missing.values())
         self._done = 0
         self._tokens = 0
         self._name = ""
@@ -37,20 +43,20 @@ class Live:
 
     def __enter__(self) -> Live:
         if self._stored:
-            self._console.print(f"{self._stored} answers are in the store, {self._total} to generate", markup=False)
+            self._console.print(f"{self._stored} answers are in the store, {self._total} to go", markup=False)
         if self._total and self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.completed}/{task.total} answers"),
+                TextColumn("{task.fields[more]}"),
                 TimeRemainingColumn(),
                 console=self._console,
             )
             self._bar.start()
-            self._row = self._bar.add_task("answers", total=self._total, speed="")
+            self._row = self._bar.add_task("", total=self._total, more=self._more())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,23 +71,31 @@ class Live:
         if self._bar is not None:
             self._bar.update(self._row, description=name)
 
-    def answered(self, answer: Answer) -> None:
-        """Count an answer."""
-        self._done = min(self._done + 1, self._total)
-        self._tokens += answer.tokens
+    def answered(self, key: str, tokens: int = 0) -> None:
+        """Count an answer; one that is counted already, or was in the store, changes nothing."""
+        cells = self._cells.pop(key, None)
+        if cells is None:
+            return
+        self._done += 1
+        self._tokens += tokens
+        for cell in cells:
+            self._missing[cell].discard(key)
+            self._ready += not self._missing[cell]
         if self._bar is not None:
-            self._bar.update(self._row, completed=self._done, speed=f"{self._speed():.0f} tokens/s")
+            self._bar.update(self._row, completed=self._done, more=self._more())
         elif time.monotonic() - self._said > PLAIN_SECONDS:
             self._say()
 
-    def _speed(self) -> float:
-        return self._tokens / max(time.monotonic() - self._started, 1e-3)
+    def _more(self) -> str:
+        speed = self._tokens / max(time.monotonic() - self._started, 1e-3)
+        return f"{self._ready}/{len(self._missing)} adapter x task, {speed:.0f} tokens/s"
 
     def _say(self) -> None:
         self._said = time.monotonic()
         left = (self._said - self._started) / max(self._done, 1) * (self._total - self._done)
+        name = f"{self._name}: " if self._name else ""
         self._console.print(
-            f"{self._name}: {self._done}/{self._total} answers, {self._speed():.0f} tokens/s, {left:.0f} s left",
+            f"{name}{self._done}/{self._total} answers, {self._more()}, {left:.0f} s left",
             markup=False,
             highlight=False,
         )

@@ -1,0 +1,90 @@
+"""Log-likelihoods of given continuations, for causal models of transformers: many texts in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any
+
+from dosafe.engines.base import Likelihood, Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+BUDGET = 8192
+"""What one forward pass may cost, in tokens (with padding)."""
+POSITION_COST = 8
+"""A scored position's logits take about the memory that so many tokens take."""
+PIECE = 256
+"""Positions whose logits are in float32 at a time."""
+
+
+@dataclass(slots=True)
+class Text:
+    """What the model reads at once: all that ask for the same but for the last token are scored together."""
+
+    read: Tokens
+    """A prompt and its continuation without the last token."""
+    continuations: dict[int, Tokens] = field(default_factory=dict)
+    """By index of the request."""
+
+    @property
+    def positions(self) -> int:
+        """Last positions whose logits are needed."""
+        return max(map(len, self.continuations.values()))
+
+
+def fitting(texts: Sequence[Text], budget: int) -> tuple[int, int]:
+    """Return how many of the first texts (at least one), longest first, go into a forward pass, and what it costs."""
+    count = cost = positions = 0
+    for text in texts:
+        positions += text.positions
+        more = (count + 1) * len(texts[0].read) + POSITION_COST * positions
+        if count and more > budget:
+            break
+        count, cost = count + 1, more
+    return count, cost
+
+
+def forward(model: Any, texts: Sequence[Text]) -> Iterator[tuple[int, Likelihood]]:
+    """Score texts, the longest first, in one forward pass; yield (index of the request, likelihood) after it.
+
+    The model's head sees only the scored positions, and the softmax is in float32 whatever the model's precision.
+    """
+    import torch
+
+    length, device = len(texts[0].read), model.device
+    kept: list[int] = []  # scored positions in the batch laid out as one row
+    places: list[int] = []  # for each token of each continuation: its position's place among the kept
+    for number, text in enumerate(texts):
+        end = number * length + len(text.read)
+        kept += range(end - text.positions, end)
+        for tokens in text.continuations.values():
+            places += range(len(kept) - len(tokens), len(kept))
+    asked = [item for text in texts for item in text.continuations.items()]
+    targets = torch.tensor([token for _, tokens in asked for token in tokens], device=device)
+
+    def only_kept(_head: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (inputs[0].flatten(0, 1)[None, kept],)
+
+    # Padded on the right, where causal attention does not look: no mask is needed.
+    ids = [[*text.read, *[text.read[-1]] * (length - len(text.read))] for text in texts]
+    hook = model.get_output_embeddings().register_forward_pre_hook(only_kept)
+    try:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor(ids, device=device), use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    norms = torch.cat([piece.float().logsumexp(-1) for piece in logits.split(PIECE)])
+    best = torch.cat([piece.max(-1).indices for piece in logits.split(PIECE)])  # as the decoder chooses
+    logprobs = (logits[places, targets].float() - norms[places]).cpu().double()
+    first = (best[places] == targets).cpu()
+    sizes = [len(tokens) for _, tokens in asked]
+    each = zip(asked, torch.split(logprobs, sizes), torch.split(first, sizes), strict=True)
+    for (index, _), logprob, greedy in each:
+        total = float(logprob.sum())
+        if isnan(total):
+            yield index, Likelihood(nan, False, failed="the model's logits are not numbers")
+        else:
+            yield index, Likelihood(total, bool(greedy.all()))

@@ -1,0 +1,36 @@
+"""The base's tokenizer as engines use it: nothing but files is read, no model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from dosafe.bases import Base, load_tokenizer
+from dosafe.data.rows import Message
+from dosafe.engines.base import Tokens
+
+
+class Tokenized:
+    """The part of an engine that turns messages into tokens."""
+
+    base: Base
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return load_tokenizer(self.base)
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """Render messages in the base's chat template, up to where the answer begins."""
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def encode(self, text: str, special: bool = False) -> Tokens:
+        """Return a text's token ids, with the tokenizer's own special tokens only where asked."""
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first of the stop strings."""
+    places = [at for at in (text.find(mark) for mark in stop if mark) if at >= 0]
+    return text[: min(places)] if places else text

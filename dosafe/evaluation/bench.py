@@ -1,0 +1,230 @@
+"""Tasks by template, their contexts built and tokenised once for all subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from dosafe.bases import Base, folder_revision
+from dosafe.config.suite import TUNED, Suite
+from dosafe.data import qa, safety
+from dosafe.engines.base import Engine, Request, Scoring, identity
+from dosafe.errors import ConfigError, MeasureError, nearest
+from dosafe.paths import tasks_dir
+from dosafe.provenance import content_hash
+from dosafe.strategies.base import PLAIN
+
+Pair = tuple[str, str]
+"""A task and a template."""
+
+
+class Asked(Protocol):
+    """A task in a template, ready to be asked: the same for every subject."""
+
+    @property
+    def kind(self) -> Literal["safety", "qa", "lm_eval"]:
+        """What is scored."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of the task's definition."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """Documents."""
+        ...
+
+    @property
+    def docs_sha256(self) -> str:
+        """Of the documents as they are asked."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Longest answer; None where nothing is generated."""
+        ...
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Where the documents come from."""
+        ...
+
+    @property
+    def asks(self) -> Sequence[Sequence[Request | Scoring]]:
+        """What the base would be asked: requests that belong together side by side."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """One of dosafe's tasks: each document is asked once."""
+
+    task: Any
+    docs: list[dict[str, Any]]
+    asks: tuple[tuple[Request], ...]
+    max_new_tokens: int
+    data: dict[str, Any]
+
+    @cached_property
+    def kind(self) -> Literal["safety", "qa", "lm_eval"]:
+        """Whether it asks for a refusal (or must not be refused), or has a right answer."""
+        return "safety" if "harmful" in self.docs[0] else "qa"
+
+    @cached_property
+    def docs_sha256(self) -> str:
+        """Of the documents as they are asked."""
+        return content_hash(self.docs)
+
+    @property
+    def n(self) -> int:
+        """Documents."""
+        return len(self.docs)
+
+    @property
+    def version(self) -> str:
+        """Of the task's definition."""
+        return str(self.task.VERSION)
+
+
+class Bench:
+    """The tasks of a suite, built when they are first asked for."""
+
+    def __init__(self, base: Base, suite: Suite, engine: Engine, judges: dict[str, dict[str, Any]]) -> None:
+        self.base = base
+        self.suite = suite
+        self.judges = judges
+        self._engine = engine
+        self._managers: dict[str, Any] = {}
+        self._asked: dict[Pair, Asked] = {}
+        self._own: set[str] = set()
+        self.groups: dict[str, list[str]] = {}
+        """lm-eval's own groups that were asked for, with their single tasks."""
+
+    @cached_property
+    def base_files(self) -> str:
+        """A hash of the base's files as they are loaded; its revision is that of their source."""
+        return folder_revision(self.base.path)
+
+    def about(self, fingerprint: str | None) -> dict[str, Any]:
+        """Return what, with the judges, tells one evaluation of a subject from another."""
+        return {"engine": identity(self._engine, fingerprint), "suite": self.suite.model_dump(mode="json")}
+
+    def _manager(self, template: str) -> Any:
+        if template not in self._managers:
+            from lm_eval.tasks import TaskManager
+
+            self._managers[template] = TaskManager(
+                include_path=str(tasks_dir()),
+                include_defaults=False,
+                metadata={"data": self.suite.data, "template": template},
+            )
+        return self._managers[template]
+
+    def expand(self, names: Iterable[str]) -> list[str]:
+        """Return the single tasks that names of tasks and groups stand for; ``tuned`` stays.
+
+        Raises:
+            ConfigError: A name is unknown.
+        """
+        manager = self._manager(PLAIN)
+        found: dict[str, None] = {}
+        for name in names:
+            if name == TUNED or name in manager.all_subtasks:
+                found[name] = None
+            elif name in manager.all_groups:
+                found.update(dict.fromkeys(manager.load(name)["tasks"]))
+            else:
+                found.update(dict.fromkeys(self._harness(name)))
+        return list(found)
+
+    def _harness(self, name: str) -> list[str]:
+        """Return the single tasks of one of lm-eval's own tasks or groups."""
+        from dosafe.engines.harness import expand
+
+        try:
+            tasks, groups = expand(name)
+        except ConfigError as error:
+            own = [TUNED, *self._manager(PLAIN).all_tasks]
+            raise ConfigError(f"unknown task {name!r}; {nearest(name, own)}, or a task of lm-eval ({error})") from None
+        self.groups |= groups
+        return tasks
+
+    def check_limits(self, tasks: Sequence[str]) -> None:
+        """Check that the suite's limits are for tasks that there are.
+
+        Raises:
+            ConfigError: One is not.
+        """
+        for name in self.suite.limits:
+            if not self.has(name) and name not in tasks:
+                raise ConfigError(f"limits: unknown task {name!r}; {nearest(name, self._manager(PLAIN).all_subtasks)}")
+
+    def has(self, task: str) -> bool:
+        """Say whether dosafe has a task of that name."""
+        return task in self._manager(PLAIN).all_subtasks
+
+    def is_own(self, task: str) -> bool:
+        """Say whether a task is dosafe's, not lm-eval's own."""
+        return task == TUNED or self.has(task)
+
+    def __getitem__(self, pair: Pair) -> Asked:
+        if pair not in self._asked:
+            self._asked[pair] = self._ask(*pair) if self.is_own(pair[0]) else self._ask_harness(*pair)
+        return self._asked[pair]
+
+    def load(self, pairs: Iterable[Pair]) -> None:
+        """Build what will be asked, so that every fault of a task or its data shows before a model is loaded.
+
+        Raises:
+            ConfigError: A task cannot be asked so.
+            DataError: A task's data is missing or altered.
+        """
+        from dosafe.engines.harness import load_harness
+
+        wanted = [pair for pair in pairs if pair not in self._asked]
+        for template in dict.fromkeys(template for task, template in wanted if not self.is_own(task)):
+            names = [task for task, other in wanted if other == template and not self.is_own(task)]
+            loaded = load_harness(names, template, self._engine, self.suite)
+            self._asked |= {(name, template): task for name, task in loaded.items()}
+        for pair in wanted:
+            _ = self[pair]
+
+    def _ask_harness(self, name: str, template: str) -> Asked:
+        self.load([(name, template)])
+        return self._asked[name, template]
+
+    def _ask(self, name: str, template: str) -> OwnTask:
+        task = self._manager(template).load(name)["tasks"][name]
+        count = self.suite.limit_of(name) or len(task.eval_docs)
+        docs = [dict(doc) for _, doc in zip(range(count), task.eval_docs, strict=False)]
+        if not docs:
+            raise MeasureError(f"task {name} has no documents in template {template}")
+        options = task.config.generation_kwargs or {}
+        own = int(options.get("max_gen_toks", self.suite.max_new_tokens))
+        until = options.get("until") or []
+        stop = (until,) if isinstance(until, str) else tuple(until)
+        given = task.config.dataset_kwargs or {}
+        is_safety = "harmful" in docs[0]
+        # The suite's limit is for safety answers: cut short, a task's answer would be wrong for want of room.
+        longest = min(own, self.suite.max_new_tokens) if is_safety else own
+        return OwnTask(
+            task=task,
+            docs=docs,
+            asks=tuple(
+                (Request(None, None, self._engine.encode(self._prompt(task, doc)), longest, stop),) for doc in docs
+            ),
+            max_new_tokens=longest,
+            data=safety.provenance(given["benchmark"], self.suite.data)
+            if is_safety
+            else qa.provenance(given["dataset"], "test", self.suite.data),
+        )
+
+    def _prompt(self, task: Any, doc: dict[str, Any]) -> str:
+        def render(messages: list[Any], add_generation_prompt: bool = True) -> str:  # noqa: ARG001  (lm-eval's keyword)
+            return self._engine.chat(messages)
+
+        return str(task.fewshot_context(doc, num_fewshot=0, apply_chat_template=True, chat_template=render))

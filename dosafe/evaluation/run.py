@@ -1,0 +1,331 @@
+"""One evaluation from start to end: preflight, tasks, answers, scores, records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dosafe.adapters import Preflight, preflight, preflight_table
+from dosafe.bases import Base
+from dosafe.config.suite import TUNED, Suite
+from dosafe.engines.base import Answer, Engine, identity
+from dosafe.engines.stored import Answered, Wanted, Work, answer_all
+from dosafe.errors import AdapterError, ConfigError
+from dosafe.evaluation.bench import Bench, Pair
+from dosafe.evaluation.scores import score
+from dosafe.evaluation.subjects import RAW, TRAINED, Chooser, Subject, Templates
+from dosafe.judges.base import load_judge
+from dosafe.provenance import git_state, hardware, versions
+from dosafe.records import Record, read_record, record_path, write_record
+from dosafe.store import Store, generation_key
+from dosafe.strategies.base import parse_template
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOT_LEARNED_P = 0.05
+LEARNED_LOSS = 0.9
+"""The held-out loss of an adapter that learned its task is at most this part of the base's."""
+IN_STYLE_LEAST = 0.5
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came out of an evaluation."""
+
+    records: list[Record]
+    """The base's first, then one for each good adapter in the order given."""
+    paths: list[Path]
+    """Where they were written."""
+    skipped: dict[Path, str]
+    """Adapters that could not be evaluated, and why."""
+
+
+def evaluate(
+    adapters: Sequence[Path],
+    base: Base,
+    suite: Suite,
+    templates: Sequence[str],
+    out: Path,
+    engine: Engine | None = None,
+    limit: int | None = None,
+    store: Path | None = None,
+    chunk: int | None = None,
+    allow_template: bool = False,
+    task_templates: Mapping[str, Sequence[str]] | None = None,
+) -> Evaluated:
+    """Evaluate adapters and their base; what the store already has is not generated again.
+
+    Every adapter is asked each task of the suite in each template; the base is asked everything that any of them is
+    asked, so that each number of an adapter has its pair. A record that is there already keeps its tasks and templates:
+    they are evaluated along.
+
+    Args:
+        adapters: Folders of adapters of ``base``; a bad one is reported and skipped, the rest go on.
+        base: The base model, a row of its own.
+        suite: Tasks (dosafe's or lm-eval's own), limits and judges.
+        templates: ``plain``, ``trained`` (as the adapter's card says), a strategy, or ``strategy:dataset``; for
+            lm-eval's own tasks ``plain`` (in the base's chat template) or ``raw`` (without one, lm-eval's default).
+        out: Folder of the records.
+        engine: Generates the answers; the transformers engine in bf16 by default.
+        limit: First documents of each task; where it is lower than the suite's own, the record's suite is named
+            ``<suite>-limit<n>``.
+        store: File of the generations; ``store.sqlite`` under ``out`` by default.
+        chunk: Answers between two writes to the store; the engine's own choice by default.
+        allow_template: Take adapters that bring a chat template or tokenizer other than the base's; the base's is used.
+        task_templates: Templates of single tasks or groups, in place of ``templates``.
+
+    Raises:
+        AdapterError: Adapters were given and none of them can be evaluated.
+        ConfigError: A task or template is unknown.
+        DataError: A task's data is missing or altered.
+        MeasureError: The engine or the store cannot go on; what was generated is kept.
+    """
+    started = datetime.now(UTC)
+    by_task = dict(task_templates or {})
+    for template in (*templates, *(one for some in by_task.values() for one in some)):
+        if template not in (TRAINED, RAW):
+            parse_template(template)
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True)
+    good, skipped = _preflights(adapters, base, console, allow_template)
+    if engine is None:
+        from dosafe.engines.hf import HFEngine
+
+        engine = HFEngine(base)
+    engine.prepare(list(good.values()))
+    judges = {name: load_judge(name) for name in suite.judges}
+    if limit is not None and limit < (suite.limit or limit + 1):
+        # Fewer questions are another suite: its records must not take the place of the whole one's.
+        suite = suite.model_copy(update={"name": f"{suite.name}-limit{limit}", "limit": limit})
+    bench = Bench(base, suite, engine, {name: dict(judge.identity) for name, judge in judges.items()})
+    wanted = bench.expand(suite.tasks)
+    bench.check_limits(wanted)
+    own = {task: tuple(some) for name, some in by_task.items() for task in bench.expand([name])}
+    for task in own:
+        if task not in wanted:
+            raise ConfigError(f"templates for task {task!r}, which is not asked; asked: {', '.join(wanted)}")
+    chooser = Chooser(bench, wanted, Templates(tuple(templates), own), console)
+    subjects = _subjects(good, bench, chooser, out, console, skipped)
+    bench.load({pair: None for subject in subjects for pair in subject.pairs})
+
+    records, paths = [], []
+    with Store(store or out / "store.sqlite") as kept:
+        keys, answered = _answer(subjects, bench, engine, kept, chunk, console)
+        for subject in subjects:
+            why = answered.refused.get(subject.fingerprint)
+            if why is not None:
+                _skip(subject, why, skipped, console)
+                continue
+            clock = time.monotonic()
+            lost = Answer("", 0, failed="the engine gave no answer")
+            mine = {
+                pair: [[answered.found.get(key, lost) for key in group] for group in groups]
+                for pair, groups in keys[subject.fingerprint].items()
+            }
+            scored = score(subject, bench, mine, judges)
+            judged = time.monotonic() - clock
+            record = Record(
+                suite=suite.name,
+                suite_version=suite.version,
+                data=_origin(bench, subject.pairs),
+                identity=subject.identity(base),
+                results=tuple(scored.results),
+                judges=bench.judges,
+                flags=_flags(subject, bench, scored.in_style),
+                provenance=_provenance(subject, bench),
+                timing=_timing(answered.work.get(subject.fingerprint, Work()), started, judged),
+            )
+            path = write_record(record, scored.lines, out)
+            records.append(read_record(path))
+            paths.append(path)
+    return Evaluated(records, paths, skipped)
+
+
+def _preflights(
+    adapters: Sequence[Path], base: Base, console: Console, allow_template: bool
+) -> tuple[dict[str, Preflight], dict[Path, str]]:
+    """Check every adapter before anything is loaded; return the good by fingerprint, and why the others are not."""
+    good: dict[str, Preflight] = {}
+    skipped: dict[Path, str] = {}
+    for folder in adapters:
+        try:
+            facts = preflight(folder, base, allow_template=allow_template)
+        except AdapterError as error:
+            skipped[folder] = str(error)
+            continue
+        if facts.fingerprint in good:
+            console.print(f"{folder}: the same adapter as {good[facts.fingerprint].folder}, taken once", markup=False)
+            continue
+        for warning in facts.warnings:
+            console.print(warning, markup=False)
+        good[facts.fingerprint] = facts
+    if adapters:
+        console.print(preflight_table(list(good.values()), skipped))
+    if skipped and not good:
+        lines = list(skipped.values())
+        raise AdapterError(
+            lines[0] if len(lines) == 1 else f"none of {len(lines)} adapters is usable; first: {lines[0]}"
+        )
+    for folder, why in skipped.items():
+        console.print(f"skipped: {why if str(folder) in why else f'{folder}: {why}'}", style="yellow", markup=False)
+    return good, skipped
+
+
+def _skip(subject: Subject, why: str, skipped: dict[Path, str], console: Console) -> None:
+    if subject.facts is None:
+        raise AdapterError(why)
+    skipped[subject.facts.folder] = why
+    console.print(f"skipped: {why}", style="yellow", markup=False)
+
+
+def _subjects(
+    good: Mapping[str, Preflight],
+    bench: Bench,
+    chooser: Chooser,
+    out: Path,
+    console: Console,
+    skipped: dict[Path, str],
+) -> list[Subject]:
+    """Say who is asked what, the base first; who is asked nothing gets no record."""
+    adapters = []
+    for facts in good.values():
+        asked = dict.fromkeys(chooser.of_adapter(Subject(facts)))
+        subject = _with_earlier(Subject(facts, tuple(asked)), bench, out)
+        if subject.pairs:
+            adapters.append(subject)
+            continue
+        why = f"{facts.folder}: its card names no recipe, so there is nothing to ask; give --template plain and tasks"
+        _skip(subject, why, skipped, console)
+    if good and not adapters:
+        raise AdapterError(next(iter(skipped.values())))
+    everything = dict.fromkeys(chooser.plain_of_base())
+    everything.update(dict.fromkeys(pair for subject in adapters for pair in subject.pairs))
+    if not adapters:
+        everything.update(dict.fromkeys(chooser.of_base()))
+    if not everything:
+        raise ConfigError(f"nothing to ask of the base: {TUNED!r} is the task of an adapter; give an adapter or a task")
+    return [_with_earlier(Subject(None, tuple(everything)), bench, out), *adapters]
+
+
+def _with_earlier(subject: Subject, bench: Bench, out: Path) -> Subject:
+    """Add what the record that is there already was asked, so that asking more never takes anything away."""
+    probe = Record(
+        suite=bench.suite.name,
+        suite_version=bench.suite.version,
+        data="mini",
+        identity=subject.identity(bench.base),
+        results=(),
+        judges=bench.judges,
+        provenance=bench.about(subject.fingerprint),
+    )
+    path = record_path(probe, out)
+    if not path.is_file():
+        return subject
+    earlier = [(result.task, result.template) for result in read_record(path).results]
+    # Groups have results of their own; their tasks come along by themselves.
+    asked = (pair for pair in earlier if pair[0] not in bench.groups)
+    return replace(subject, pairs=tuple(dict.fromkeys((*subject.pairs, *asked))))
+
+
+Keys = dict[Pair, list[list[str]]]
+"""Of the store, by task and template, in the order of the task's ``asks``."""
+
+
+def _answer(
+    subjects: Sequence[Subject], bench: Bench, engine: Engine, store: Store, chunk: int | None, console: Console
+) -> tuple[dict[str | None, Keys], Answered]:
+    """Return every subject's keys, and what they stand for: from the store, or made anew."""
+    revision = bench.base.revision
+    wanted, places = [], {}
+    for subject in subjects:
+        about = identity(engine, subject.fingerprint)
+        folder = subject.facts.folder if subject.facts else None
+        requests = {}
+        keys: Keys = {}
+        for pair in subject.pairs:
+            keys[pair] = []
+            for group in bench[pair].asks:
+                keys[pair].append([])
+                for ask in group:
+                    key = generation_key(revision, subject.fingerprint, ask.prompt, ask.sampling, about)
+                    if key not in requests:
+                        requests[key] = replace(ask, adapter=folder, fingerprint=subject.fingerprint)
+                    keys[pair][-1].append(key)
+        cells = {pair: [key for group in groups for key in group] for pair, groups in keys.items()}
+        wanted.append(Wanted(subject.name, subject.fingerprint, requests, cells))
+        places[subject.fingerprint] = keys
+    return places, answer_all(wanted, revision, engine, store, console, chunk)
+
+
+def _origin(bench: Bench, pairs: Sequence[Pair]) -> Literal["mini", "mirror", "hub"]:
+    origins = {bench[pair].data["origin"] for pair in pairs}
+    for origin in ("mini", "mirror"):
+        if origin in origins:
+            return origin
+    return "hub"
+
+
+def _flags(subject: Subject, bench: Bench, openings: Sequence[float]) -> tuple[str, ...]:
+    labels = {bench[pair].data["label"] for pair in subject.pairs}
+    flags = []
+    if "mini" in labels:
+        flags.append("mini data")
+    if "mirror splits" in labels:
+        flags.append("mirror splits")
+    if any(bench[pair].data.get("non_commercial") for pair in subject.pairs):
+        flags.append("non-commercial data")
+    if subject.facts is not None:
+        card = subject.facts.card
+        if card is not None and card.recipe.get("data") == "mini":
+            flags.append("tuned on mini data")
+        heldout = card.heldout if card else None
+        not_learned = heldout is not None and (
+            heldout.p_value >= NOT_LEARNED_P or heldout.loss_adapter > LEARNED_LOSS * heldout.loss_base
+        )
+        if not_learned or (openings and min(openings) < IN_STYLE_LEAST):
+            flags.append("task not learned")
+        elif card is None:
+            flags.append("no card: learning unknown")
+        elif heldout is None and not openings:
+            flags.append("no held-out check: learning unknown")
+    return tuple(flags)
+
+
+def _provenance(subject: Subject, bench: Bench) -> dict[str, Any]:
+    card = subject.facts.card if subject.facts else None
+    found: dict[str, Any] = {
+        **bench.about(subject.fingerprint),
+        "sampling": {"greedy": True},
+        "base_files": bench.base_files,
+        "data": {pair[0]: bench[pair].data for pair in sorted(subject.pairs)},
+        "packages": versions(),
+        "code": git_state(),
+        "hardware": hardware(),
+    }
+    if card is not None:
+        found["adapter"] = {
+            "recipe": card.recipe,
+            "recipe_hash": card.recipe_hash,
+            "data_hash": card.data_hash,
+            "seed": card.seed,
+            "heldout": card.heldout.model_dump(mode="json") if card.heldout else None,
+            "chat_template_sha256": card.chat_template_sha256,
+        }
+    return found
+
+
+def _timing(work: Work, started: datetime, judged: float) -> dict[str, Any]:
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "generated_answers": work.answers,
+        "generated_tokens": work.tokens,
+        "generation_seconds": round(work.seconds, 3),
+        "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
+        "judging_seconds": round(judged, 3),
+    }

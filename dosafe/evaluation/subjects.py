@@ -1,0 +1,160 @@
+"""Who is asked what: the base and its adapters, each with its tasks and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dosafe.adapters import Preflight
+from dosafe.bases import Base
+from dosafe.config.suite import TUNED
+from dosafe.evaluation.bench import Bench, Pair
+from dosafe.records import Identity
+from dosafe.registry import registry
+from dosafe.strategies.base import PLAIN
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TRAINED = "trained"
+RAW = "raw"
+"""As lm-eval asks its own tasks by default: without a chat template."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row to be: the base, or an adapter."""
+
+    facts: Preflight | None
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The adapter's fingerprint, None for the base."""
+        return self.facts.fingerprint if self.facts else None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        if self.facts is None:
+            return "base"
+        if self.facts.card is not None and self.facts.card.cell:
+            return self.facts.card.cell
+        folder = self.facts.folder.resolve()
+        return folder.parent.name if folder.name == "adapter" else folder.name
+
+    @property
+    def tuned(self) -> tuple[str, str] | None:
+        """Dataset and strategy that the adapter was tuned on, where its card names such that are registered."""
+        card = self.facts.card if self.facts else None
+        if card is None or not card.cell:
+            return None
+        dataset, strategy = card.recipe.get("dataset"), card.recipe.get("strategy")
+        known = dataset in registry().names("dataset") and strategy in registry().names("strategy")
+        return (str(dataset), str(strategy)) if known else None
+
+    @property
+    def trained(self) -> str | None:
+        """The template that the adapter was tuned in."""
+        return f"{self.tuned[1]}:{self.tuned[0]}" if self.tuned else None
+
+    def identity(self, base: Base) -> Identity:
+        """Return whose record it is."""
+        card = self.facts.card if self.facts else None
+        return Identity(
+            base=base.name,
+            base_revision=base.revision,
+            adapter=self.fingerprint,
+            cell=card.cell if card else None,
+            name=base.name if self.facts is None else self.name,
+            trained=self.trained,
+        )
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Which templates each task is asked in."""
+
+    usual: tuple[str, ...]
+    by_task: Mapping[str, tuple[str, ...]]
+    """For the tasks that have their own."""
+
+    def of(self, task: str) -> tuple[str, ...]:
+        """Return the templates of a task."""
+        return self.by_task.get(task, self.usual)
+
+
+class Chooser:
+    """Says what each subject is asked, and says once what it is not asked and why."""
+
+    def __init__(self, bench: Bench, tasks: Sequence[str], templates: Templates, console: Console) -> None:
+        self._bench = bench
+        self._tasks = tasks
+        self._templates = templates
+        self._console = console
+        self._said: set[str] = set()
+
+    def of_adapter(self, subject: Subject) -> Iterator[Pair]:
+        """Say what an adapter is asked: ``trained``, ``tuned`` and strategies become what its card makes of them."""
+        for task in self._tasks:
+            name = self._task(subject, task)
+            if name is None:
+                continue
+            for given in self._templates.of(task):
+                template = self._template(subject, name, given)
+                if template is not None:
+                    yield name, template
+
+    def of_base(self) -> Iterator[Pair]:
+        """Say what the base is asked where there are no adapters."""
+        for task in self._tasks:
+            for given in self._templates.of(task) if task != TUNED else ():
+                if given == TRAINED:
+                    self._say("no adapters given: the base is not asked in template 'trained'")
+                elif self._fits(task, given):
+                    yield task, given
+
+    def plain_of_base(self) -> Iterator[Pair]:
+        """Say what the base is asked beside what its adapters are asked: each task in plain."""
+        return ((task, PLAIN) for task in self._tasks if task != TUNED and RAW not in self._templates.of(task))
+
+    def _task(self, subject: Subject, task: str) -> str | None:
+        if task != TUNED:
+            return task
+        if not subject.tuned:
+            return None
+        name = f"{subject.tuned[0]}_chat"
+        if self._bench.has(name):
+            return name
+        self._say(f"{subject.name}: no lm-eval task {name}, not asked")
+        return None
+
+    def _template(self, subject: Subject, task: str, given: str) -> str | None:
+        if not self._fits(task, given):
+            return None
+        if given in (PLAIN, RAW) or ":" in given:
+            return given
+        if given == TRAINED:
+            template = subject.trained
+        elif subject.tuned:
+            template = f"{given}:{subject.tuned[0]}"
+        else:
+            template = None if registry().load("strategy", given).needs_dataset else given
+        if template is None:
+            self._say(f"{subject.name}: no card that names its recipe, not asked in {given!r}")
+        return template
+
+    def _fits(self, task: str, given: str) -> bool:
+        if self._bench.is_own(task):
+            if given == RAW:
+                self._say(f"{task}: a task of chats, not asked in 'raw'")
+            return given != RAW
+        if given not in (PLAIN, RAW):
+            self._say(f"{task}: one of lm-eval's own tasks, asked in 'plain' and 'raw' only, not in {given!r}")
+        return given in (PLAIN, RAW)
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._console.print(line, markup=False)
