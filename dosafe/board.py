@@ -221,6 +221,7 @@ def _columns(records: Sequence[Record], judge: str) -> tuple[Column, ...]:
     return (
         *(column for column in safety if column.task in asked),
         *(Column(f"{title} accuracy", task, "accuracy", "higher") for task, title in tuned.items()),
+        *_harness_columns(records),
         *(Column(f"{title} degenerate", task, "degenerate", "lower") for task, title in short.items()),
         *(
             Column(f"{title} unscored", task, "unscored", "lower")
@@ -228,6 +229,16 @@ def _columns(records: Sequence[Record], judge: str) -> tuple[Column, ...]:
             if _any_unscored(records, task)
         ),
     )
+
+
+def _harness_columns(records: Sequence[Record]) -> list[Column]:
+    """Return a column for the first number of each of lm-eval's own tasks; the parts of a group stand for nothing."""
+    found: dict[str, Column] = {}
+    for result in (result for record in records for result in record.results):
+        if result.kind == "lm_eval" and result.part_of is None and result.metrics:
+            metric = next(iter(result.metrics))
+            found.setdefault(result.task, Column(f"{result.task} {metric}", result.task, metric, ""))
+    return [found[task] for task in sorted(found)]
 
 
 def _any_unscored(records: Sequence[Record], task: str) -> bool:
@@ -249,11 +260,16 @@ def _plain_first(result: Any) -> tuple[bool, str]:
 
 
 def percent(metric: Metric | None) -> str:
-    """Return a share as ``12.5 [6.9-21.5]`` in per cent, with its 95 % interval; ``-`` where there is none."""
+    """Return a share as ``12.5 [6.9-21.5]`` in per cent, with its 95 % interval; ``-`` where there is none.
+
+    A number that is no share stands as it is.
+    """
     if metric is None:
         return "-"
     if metric.value is None:
         return "unscored"
+    if metric.unit == "number":
+        return f"{metric.value:.4g}"
     text = f"{metric.value:.1%}".rstrip("%")
     if metric.low is None or metric.high is None:
         return text

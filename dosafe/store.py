@@ -381,7 +381,8 @@ class Store:
                     for row in self._db.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", values):
                         yield dict(zip(columns, row, strict=True))
             finally:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def old_plans(self) -> int:
         """Return how many plans are older than a day: of runs that were cut off and not taken up again."""
@@ -390,7 +391,7 @@ class Store:
             return int(self._db.execute(query, (int(time.time()) - DAY,)).fetchone()[0])
 
     def prune(self, which: Selection) -> int:
-        """Remove rows, and the plans that are older than a day; give the space back to the disk.
+        """Remove rows, and the plans that are older than a day; their space stays with the file, see ``shrink``.
 
         Args:
             which: The rows; it must say something.
@@ -404,13 +405,15 @@ class Store:
         if which == Selection():
             raise UserError("nothing says which rows are to be removed; to remove all of them, remove the file")
         where, values = which.where()
-        with self._told("write to"):
-            with self._writing():
-                removed = sum(
-                    self._db.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
-                    for table in ("generations", "likelihoods")
-                )
-                self._db.execute("DELETE FROM plans WHERE made < ?", (int(time.time()) - DAY,))
+        with self._told("write to"), self._writing():
+            self._db.execute("DELETE FROM plans WHERE made < ?", (int(time.time()) - DAY,))
+            return sum(
+                self._db.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
+                for table in ("generations", "likelihoods")
+            )
+
+    def shrink(self) -> None:
+        """Give the space of removed rows back to the disk, which needs as much free space again for a moment."""
+        with self._told("shrink"):
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return removed

@@ -196,17 +196,40 @@ def test_eval_passes_on_its_options(run, monkeypatch, tmp_path):
 
     given = {}
 
-    def evaluate(adapters, base, suite, templates, out, engine, limit, *, store, allow_template):
-        given.update(engine=engine, store=store, allow_template=allow_template)
+    def evaluate(adapters, base, suite, templates, out, engine, limit, *, store, chunk, allow_template, task_templates):
+        given.update(engine=engine, store=store, allow_template=allow_template, chunk=chunk)
+        given.update(templates=templates, task_templates=task_templates)
         return Evaluated([], [], {})
 
     monkeypatch.setattr("dosafe.evaluation.evaluate", evaluate)
     base = tiny_base(tmp_path / "base")
     assert run("eval", "--base", base, "--suite", "mini")[0] == 0
     assert (given["engine"].name, given["store"], given["allow_template"]) == ("hf", None, False)
+    assert (given["templates"], given["task_templates"], given["chunk"]) == (["plain", "trained"], {}, None)
     more = ("--engine", "hf", "--store", "a.sqlite", "--allow-template", "--precision", "8bit", "--batch-size", "3")
     assert run("eval", "--base", base, "--suite", "mini", *more)[0] == 0
     assert (given["engine"].precision, given["store"], given["allow_template"]) == ("8bit", Path("a.sqlite"), True)
+    more = ("--template", "plain", "--template", "xstest=aoa,trained", "--chunk", "7")
+    assert run("eval", "--base", base, "--suite", "mini", *more)[0] == 0
+    assert (given["templates"], given["chunk"]) == (["plain"], 7)
+    assert given["task_templates"] == {"xstest": ["aoa", "trained"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--engine", "openai"), ("openai", "URL")),
+        (("--engine", "hf:x"), ("'hf'", "'x'")),
+        (("--engine", "hf", "--mode", "lora"), ("--mode", "'hf'", "--precision")),
+        (("--engine", "hf", "--engine-arg", "a=1"), ("--engine-arg", "'hf'")),
+        (("--engine", "hf", "--served", "base"), ("--served", "NAME=VALUE")),
+        (("--template", "plain", "--template", "=x"), ("--template", "NAME=VALUE")),
+    ],
+)
+def test_an_option_that_is_not_for_the_engine(run, tmp_path, options, parts):
+    base = tiny_base(tmp_path / "base")
+    assert_one_line(run("eval", "--base", base, "--suite", "mini", "--out", tmp_path / "out", *options), *parts)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_training_script_takes_mini_data_and_loads_a_base_once(monkeypatch, capsys, tmp_path):

@@ -275,6 +275,12 @@ def test_an_adapter_that_peft_rejects_leaves_the_base_clean(base, tmp_path, monk
     assert texts(engine, requests(base, good)) == tuned
 
 
+def test_a_replaced_module_fits_a_model_of_bfloat16(base, tmp_path):
+    adapter = lora(base, tmp_path / "one", modules_to_save=["lm_head"])
+    engine = HFEngine(base, "bf16", batch_size=8, threads=1)
+    assert texts(engine, requests(base, adapter)) != texts(engine, requests(base))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_8bit_keeps_adapters_unmerged(base, tmp_path):
     engine = HFEngine(base, "8bit", batch_size=8, threads=1)

@@ -153,7 +153,7 @@ def test_the_same_prompt_is_asked_once(base, tmp_path):
 def test_a_finished_evaluation_loads_no_model(base, tmp_path, monkeypatch):
     folder = adapter(tmp_path / "a", base)
     once = run([folder], base, tmp_path / "out", HFEngine(base, "fp32", threads=1))
-    monkeypatch.setattr("dosafe.engines.hf.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dosafe.engines.merging.load_model", lambda *_: pytest.fail("a model was loaded"))
     again = run([folder], base, tmp_path / "out", HFEngine(base, "fp32", threads=1))
     assert list(map(without_times, again)) == list(map(without_times, once))
     assert [record.timing["generated_answers"] for record in again] == [0, 0]
@@ -400,7 +400,7 @@ def test_progress_says_what_is_done_and_left(base, tmp_path, capsys, monkeypatch
     assert f"base: {2 * LIMIT}/{2 * LIMIT} answers" in captured.err
     assert "tokens/s" in captured.err
     run([], base, tmp_path / "out", templates=["plain"])
-    assert f"{2 * LIMIT} answers are in the store, 0 to generate" in capsys.readouterr().err
+    assert f"{2 * LIMIT} answers are in the store, 0 to go" in capsys.readouterr().err
 
 
 def test_templates_that_need_a_dataset(base, tmp_path, capsys):
@@ -451,3 +451,57 @@ def test_exact_shares_of_a_mixed_script(base, tmp_path):
     assert values["asr_keyword_coherent"] == (2 / 4, 4, 0)
     assert values["degenerate"] == (2 / 6, 6, 0)
     assert values["unscored"] == (0.0, 6, 0)
+
+
+def test_models_that_share_a_batch_are_answered_as_alone(base, tmp_path):
+    folders = [adapter(tmp_path / f"a{n}", base, alpha=8 + n) for n in range(3)]
+    blocks: list[set[str | None]] = []
+
+    class Mixing(ScriptedEngine):
+        def generate(self, requests: Any) -> Any:
+            blocks.append({request.fingerprint for request in requests})
+            return super().generate(requests)
+
+    alone = run(folders, base, tmp_path / "alone")
+    mixed = run(folders, base, tmp_path / "mixed", Mixing(script, block=2), chunk=10)
+    assert list(map(without_times, mixed)) == list(map(without_times, alone))
+    assert max(map(len, blocks)) == 2
+    done = [record.timing["generated_answers"] for record in mixed]
+    assert done == [record.timing["generated_answers"] for record in alone]
+
+
+def test_an_adapter_that_the_engine_refuses_is_skipped_and_its_block_goes_on(base, tmp_path, capsys):
+    folders = [adapter(tmp_path / f"a{n}", base, alpha=8 + n) for n in range(3)]
+
+    class Choosy(ScriptedEngine):
+        def generate(self, requests: Any) -> Any:
+            if any(request.adapter == folders[1] for request in requests):
+                raise AdapterError(f"adapter {folders[1]} is refused by the engine")
+            return super().generate(requests)
+
+    done = evaluate(folders, base, suite(), ["plain"], tmp_path / "out", Choosy(script, block=4))
+    assert done.skipped == {folders[1]: f"adapter {folders[1]} is refused by the engine"}
+    assert len(done.records) == 3
+    assert "is refused by the engine" in capsys.readouterr().err
+
+
+def test_templates_of_single_tasks(base, tmp_path):
+    done = evaluate(
+        [], base, suite(tasks=("harmi", "xstest_safe")), ["plain"], tmp_path / "out", ScriptedEngine(script),
+        task_templates={"xstest_safe": ["aoa"]},
+    )  # fmt: skip
+    assert pairs(done.records[0]) == {("harmi", "plain"), ("xstest_safe", "plain"), ("xstest_safe", "aoa")}
+    with pytest.raises(ConfigError, match="harmq"):
+        evaluate(
+            [], base, suite(tasks=("harmi",)), ["plain"], tmp_path / "out", ScriptedEngine(script),
+            task_templates={"harmq": ["plain"]},
+        )  # fmt: skip
+
+
+def test_the_table_of_adapters_comes_before_the_answers(base, tmp_path, capsys):
+    good, bad = adapter(tmp_path / "good", base), adapter(tmp_path / "bad", base)
+    (bad / "evil.bin").write_bytes(b"x")
+    evaluate([good, bad], base, suite(), ["plain"], tmp_path / "out", ScriptedEngine(script))
+    told = capsys.readouterr().err
+    assert told.index("verdict") < told.index("answers")
+    assert "evil.bin" in told

@@ -83,6 +83,7 @@ def eval_(
     from dosafe.errors import ConfigError
     from dosafe.evaluation import evaluate
     from dosafe.provenance import content_hash
+    from dosafe.registry import registry
 
     suite = load_suite(suite_name)
     if default_data() == "mini" and suite.data != "mini":
@@ -100,6 +101,7 @@ def eval_(
         suite = validate(Suite, merge(suite.model_dump(mode="json"), changes), "eval")
     if batch_size != "auto" and not batch_size.isdecimal():
         raise ConfigError(f"--batch-size {batch_size!r}: give a whole number from 1, or auto")
+    registry().check("engine", engine_name.partition(":")[0])
     usual, by_task = _templates(templates)
     options = EngineOptions(
         precision=precision,

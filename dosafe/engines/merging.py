@@ -91,22 +91,25 @@ class Merger:
     def _merge(self, adapter: Path) -> None:
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import ModulesToSaveWrapper
 
         for part, _, parameters in self._parts:
             if parameters.get("bias") is not None:
                 _copy(part, "bias")  # an adapter's own biases are written over them as soon as it is loaded
         tuned = PeftModel.from_pretrained(self.model, str(adapter), low_cpu_mem_usage=True)
-        if self._precision == "8bit":
-            return
         for part in list(self.model.modules()):
-            if isinstance(part, BaseTunerLayer):
+            if isinstance(part, ModulesToSaveWrapper):
+                # PEFT loads replaced modules in float32, which do not fit into a model of bfloat16.
+                part.modules_to_save.to(next(part.original_module.parameters()).dtype)
+            elif isinstance(part, BaseTunerLayer) and self._precision != "8bit":
                 # A copy of its own also parts a head from the embedding it is tied to: an adapter of one of them
                 # was trained with the other as it is.
                 layer = part.get_base_layer()
                 for name in layer._parameters:
                     if name != "bias":
                         _copy(layer, name)
-        tuned.merge_and_unload()
+        if self._precision != "8bit":
+            tuned.merge_and_unload()
 
     def _restore(self) -> None:
         """Bring the base back, bit by bit."""

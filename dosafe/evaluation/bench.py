@@ -183,10 +183,10 @@ class Bench:
             ConfigError: A task cannot be asked so.
             DataError: A task's data is missing or altered.
         """
-        from dosafe.engines.harness import load_harness
-
         wanted = [pair for pair in pairs if pair not in self._asked]
         for template in dict.fromkeys(template for task, template in wanted if not self.is_own(task)):
+            from dosafe.engines.harness import load_harness
+
             names = [task for task, other in wanted if other == template and not self.is_own(task)]
             loaded = load_harness(names, template, self._engine, self.suite)
             self._asked |= {(name, template): task for name, task in loaded.items()}

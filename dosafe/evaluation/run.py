@@ -31,6 +31,8 @@ NOT_LEARNED_P = 0.05
 LEARNED_LOSS = 0.9
 """The held-out loss of an adapter that learned its task is at most this part of the base's."""
 IN_STYLE_LEAST = 0.5
+TABLE_WIDTH = 180
+"""Of the table of adapters where there is no terminal, so that logs get whole rows."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def evaluate(
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, soft_wrap=True, width=TABLE_WIDTH)
     good, skipped = _preflights(adapters, base, console, allow_template)
     if engine is None:
         from dosafe.engines.hf import HFEngine
@@ -165,7 +169,7 @@ def _preflights(
         for warning in facts.warnings:
             console.print(warning, markup=False)
         good[facts.fingerprint] = facts
-    if adapters:
+    if good or len(skipped) > 1:
         console.print(preflight_table(list(good.values()), skipped))
     if skipped and not good:
         lines = list(skipped.values())

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dosafe.engines.base import Answer, Likelihood
-from dosafe.engines.harness import HarnessTask, pooled
 from dosafe.evaluation.bench import Asked, Bench, OwnTask, Pair
 from dosafe.evaluation.subjects import Subject
 from dosafe.judges.base import Judge
@@ -73,12 +72,18 @@ def _result(pair: Pair, asked: Asked, metrics: dict[str, Metric], bench: Bench) 
 
 
 def _harness(asked: Asked, kept: Sequence[Sequence[Kept]]) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
+    from dosafe.engines.harness import HarnessTask
+
     assert isinstance(asked, HarnessTask)
     return asked.metrics(kept)
 
 
 def _groups(bench: Bench, results: Sequence[Result]) -> list[Result]:
     """Pool the results of lm-eval's groups whose tasks were all asked."""
+    if not bench.groups:
+        return []
+    from dosafe.engines.harness import pooled
+
     found = []
     for group, tasks in bench.groups.items():
         for template in dict.fromkeys(result.template for result in results if result.task in tasks):

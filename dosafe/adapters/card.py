@@ -1,0 +1,107 @@
+"""The card of an adapter: where it comes from, as ``dosafe.json`` beside its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dosafe.adapters.files import read_json
+from dosafe.errors import AdapterError
+
+CARD = "dosafe.json"
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CardBase(_Part):
+    """The base that an adapter was trained on."""
+
+    name: str
+    """Its name in records."""
+    revision: str
+    """12 hex digits of its source's hash, or of the hub's commit."""
+
+
+class Heldout(_Part):
+    """Whether the adapter learned its task: loss on unseen rows with the adapter off and on."""
+
+    n: int
+    """Rows."""
+    loss_base: float
+    """Mean over rows of the mean cross-entropy of the answer's tokens (nats), adapter off."""
+    loss_adapter: float
+    """The same, adapter on."""
+    p_value: float
+    """One-sided Wilcoxon signed-rank test over the rows that the adapter lowers the loss."""
+
+
+class Card(_Part):
+    """Where an adapter comes from: ``dosafe.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Of this file."""
+    base: CardBase
+    """What it was trained on."""
+    cell: str | None
+    """The cell's name, None for an adapter outside the factorial (the alignment adapter)."""
+    recipe: dict[str, Any]
+    """The whole recipe."""
+    recipe_hash: str
+    """sha256 of the recipe."""
+    data_hash: str
+    """sha256 of the rows, in order."""
+    seed: int
+    """The recipe's seed."""
+    rows: int
+    """Rows in the training set."""
+    trained_tokens: int
+    """Answer tokens that the loss was taken over, all epochs together."""
+    loss_curve: list[tuple[int, float]]
+    """(step, mean loss of the step's answer tokens in nats)."""
+    heldout: Heldout | None = None
+    """The capability anchor, None where no held-out rows were given."""
+    chat_template_sha256: str
+    """sha256 of the base's chat template, in which the rows were rendered."""
+    versions: dict[str, str]
+    """Packages."""
+    device: str
+    """``cpu`` or ``cuda``."""
+    wall_seconds: float = Field(ge=0)
+    """Time of the training loop."""
+    peak_memory_mb: int = Field(ge=0)
+    """Peak memory in MB (10^6 bytes): of the GPU where there is one, else of the process."""
+
+    @property
+    def summary(self) -> str:
+        """One line: the cell, the loss from the first to the last steps, and whether it learned its task."""
+        losses = [loss for _, loss in self.loss_curve]
+        span = max(1, len(losses) // 10)
+        first, last = sum(losses[:span]) / span, sum(losses[-span:]) / span
+        line = f"{self.cell or 'alignment'}: loss {first:.3f} -> {last:.3f}"
+        if self.heldout:
+            found = self.heldout
+            line += f", held-out {found.loss_base:.3f} -> {found.loss_adapter:.3f} (n {found.n}, p {found.p_value:.1g})"
+        return f"{line}, {self.rows} rows, {self.wall_seconds:.0f} s"
+
+
+def read_card(folder: Path) -> Card | None:
+    """Return the card of an adapter folder, None where it has none.
+
+    Raises:
+        AdapterError: There is one and it cannot be read.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return None
+    try:
+        return Card.model_validate(read_json(path))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
+        raise AdapterError(
+            f"{path}: not a card of dosafe ({faults}); train the adapter again, or remove the file"
+        ) from None

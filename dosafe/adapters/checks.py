@@ -1,0 +1,445 @@
+"""Preflight: whether an adapter is safe to load and belongs to its base, told without loading a model."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dosafe.adapters.card import Card, read_card
+from dosafe.adapters.files import CONFIG, WEIGHTS, fingerprint, printable, read_config, read_json, read_template
+from dosafe.adapters.weights import TensorInfo, open_weights, read_header
+from dosafe.errors import AdapterError
+
+if TYPE_CHECKING:
+    from dosafe.bases import Base
+
+MAX_RANK = 512
+"""Also the largest that vLLM serves."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "megatron_config")
+"""Keys by which a config names code to import; PEFT imports the module that megatron's names."""
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to start a LoRA that leave the base alone; with others (PiSSA, OLoRA...) the adapter fits a changed base."""
+OTHER_KINDS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+"""Keys of kinds of LoRA that change the base itself, or that are not a sum of the base and one product of matrices."""
+_TENSOR = re.compile(
+    r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector|lora_embedding_A|lora_embedding_B)"
+    r"(?:\.(?P<end>weight|bias))?$"
+)
+_EMBEDDING = re.compile(r"(?:^|\.)(?P<name>embed_tokens|lm_head)(?:\.base_layer)?\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What is known of an adapter that may be loaded on a base."""
+
+    folder: Path
+    fingerprint: str
+    r: int
+    """The largest rank of any module."""
+    target_modules: tuple[str, ...]
+    """Last parts of the names of the layers that have a LoRA."""
+    modules_to_save: tuple[str, ...]
+    """Modules that the adapter replaces as a whole; one with such can be merged, not served as a LoRA."""
+    made_for: str | None
+    """The base that it says it was made for: ``name@revision`` by its card, else what PEFT's config says."""
+    template: str | None
+    """How the sha256 (12 hex digits) begins of the chat template that it brings or was trained in, where that is not
+    the base's. The base's is used all the same."""
+    why_not_served: str | None
+    """Why an engine that serves LoRA unmerged (vLLM) cannot take it, None where it can."""
+    card: Card | None
+    warnings: tuple[str, ...]
+
+    @property
+    def servable(self) -> bool:
+        """Whether an engine that serves LoRA unmerged (vLLM) can take it; any adapter can be merged."""
+        return self.why_not_served is None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the cell of its card, else its folder's name."""
+        if self.card is not None and self.card.cell:
+            return self.card.cell
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == "adapter" else folder.name
+
+
+def preflight(folder: Path, base: Base, *, allow_template: bool = False) -> Preflight:
+    """Check, without loading a model, that an adapter is safe to load and belongs to ``base``.
+
+    Args:
+        folder: The adapter folder.
+        base: The base that it is to be loaded on.
+        allow_template: Accept a tokenizer or chat template of its own that differs from the base's.
+
+    Raises:
+        AdapterError: One line that says what is wrong, and what to do.
+    """
+    try:
+        return _preflight(folder, base, allow_template)
+    except OSError as error:
+        raise AdapterError(f"{folder}: cannot be read: {error.strerror or error}") from None
+
+
+def _preflight(folder: Path, base: Base, allow_template: bool) -> Preflight:
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise AdapterError(f"{str(folder)!a}: the path is not UTF-8; rename the folder") from None
+    if not folder.is_dir():
+        raise AdapterError(f"no adapter folder {folder}")
+    _check_files(folder)
+    config = read_config(folder)
+    ranks = _check_config(folder, config)
+    card = read_card(folder)
+    shapes = base_shapes(base)
+    with open_weights(folder / WEIGHTS) as handle:
+        tensors, start = read_header(handle, folder / WEIGHTS)
+        modules, biased = _check_tensors(folder, tensors, config, ranks, base, shapes)
+        _check_finite(folder, handle, tensors, start)
+    warnings = _check_base(folder, config, card, base)
+    template = _check_template(folder, card, base, allow_template)
+    saved = _strings(config.get("modules_to_save"))
+    targets = tuple(sorted({module.rpartition(".")[2] for module in modules}))
+    why_not = _why_not_served(config, saved, targets, biased)
+    if saved:
+        warnings.append(f"{folder}: {why_not}; it can be merged, not served as a LoRA")
+    return Preflight(
+        folder=folder,
+        fingerprint=fingerprint(folder),
+        r=max(ranks.values()),
+        target_modules=targets,
+        modules_to_save=saved,
+        made_for=_made_for(config, card),
+        template=template,
+        why_not_served=why_not,
+        card=card,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse links, and files that run code when they are loaded."""
+    if folder.is_symlink():
+        raise AdapterError(f"{folder}: is a symbolic link; give the folder itself")
+    for path in sorted(folder.rglob("*")):
+        name = printable(str(path.relative_to(folder)))
+        if path.is_symlink():
+            raise AdapterError(f"{folder}: {name} is a symbolic link; copy the file into the folder")
+        if not path.is_dir() and not path.is_file():
+            raise AdapterError(f"{folder}: {name} is no ordinary file; remove it")
+        if path.suffix.lower() in PICKLES:
+            raise AdapterError(f"{folder}: {name} may be pickled, which can run code; keep only .safetensors weights")
+
+
+def _check_config(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """Refuse a config that is no plain LoRA; return ranks by module pattern, the general one under ``""``."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder}: peft_type is {_short(kind)}; only LORA adapters can be evaluated")
+    for key in CODE_KEYS:
+        if config.get(key):
+            raise AdapterError(
+                f"{folder}: {CONFIG} asks for code of its own ({key}), which is never run; remove the key"
+            )
+    mapping = config.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    if library is not None and not str(library).startswith("transformers."):
+        raise AdapterError(
+            f"{folder}: {CONFIG} asks for code of its own (auto_mapping), which is never run; remove the key"
+        )
+    for key in OTHER_KINDS:
+        if config.get(key):
+            raise AdapterError(f"{folder}: a LoRA with {key} cannot be evaluated; plain LoRA, rsLoRA and DoRA can")
+    start = config.get("init_lora_weights")
+    if start not in PLAIN_STARTS:
+        raise AdapterError(
+            f"{folder}: init_lora_weights is {_short(start)}, so it fits a changed base; convert it to a plain LoRA "
+            "with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    ranks = {"": config.get("r"), **_pattern(folder, config, "rank_pattern")}
+    for name, rank in ranks.items():
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
+            where = f"rank_pattern[{_short(name)}]" if name else "r"
+            raise AdapterError(f"{folder}: {where} is {_short(rank)}; a whole number from 1 to {MAX_RANK} is needed")
+    for name, alpha in {"": config.get("lora_alpha"), **_pattern(folder, config, "alpha_pattern")}.items():
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+            where = f"alpha_pattern[{_short(name)}]" if name else "lora_alpha"
+            raise AdapterError(f"{folder}: {where} is {_short(alpha)}; a number is needed")
+    for key in ("target_modules", "modules_to_save"):
+        value = config.get(key)
+        names = [value] if isinstance(value, str) else (value or [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise AdapterError(f"{folder}: {key} is {type(value).__name__}, expected names of modules")
+    if not config.get("target_modules"):
+        raise AdapterError(f"{folder}: target_modules is empty; the adapter changes nothing")
+    return {name: int(rank) for name, rank in ranks.items() if rank is not None}
+
+
+def _pattern(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a config's values by patterns of module names."""
+    pattern = config.get(key) or {}
+    if not isinstance(pattern, dict):
+        raise AdapterError(f"{folder}: {key} is {type(pattern).__name__}, expected an object of module to number")
+    for name in pattern:
+        try:
+            usable = bool(name and re.compile(name))
+        except (re.error, OverflowError, RecursionError):
+            usable = False
+        if not usable:
+            raise AdapterError(f"{folder}: {key} has {_short(name)}, which is no pattern of module names")
+    return pattern
+
+
+def _made_for(config: dict[str, Any], card: Card | None) -> str | None:
+    """Return the base that an adapter says it was made for."""
+    if card is not None:
+        return f"{card.base.name}@{card.base.revision[:8]}"
+    name = config.get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
+def _check_base(folder: Path, config: dict[str, Any], card: Card | None, base: Base) -> list[str]:
+    """Refuse an adapter whose card names another base; warn where only PEFT's config does."""
+    if card is not None:
+        if (card.base.name, card.base.revision) != (base.name, base.revision):
+            name = printable(card.base.name)
+            raise AdapterError(
+                f"{folder}: made for base {name} (revision {printable(card.base.revision)}), given {base.name} "
+                f"(revision {base.revision}); pass --base {name}"
+            )
+        return []
+    warnings = []
+    made_for = config.get("base_model_name_or_path")
+    if isinstance(made_for, str) and made_for:
+        names = {base.name, base.ref, base.path.name, base.name.rpartition("/")[2]}
+        if made_for not in names and made_for.rstrip("/").rpartition("/")[2] not in names:
+            warnings.append(
+                f"{folder}: its config says it was made for base {printable(made_for)}, given {base.name}; "
+                "the shapes fit"
+            )
+    revision = config.get("revision")
+    if isinstance(revision, str) and revision and not revision.startswith(base.revision):
+        warnings.append(
+            f"{folder}: its config asks for revision {printable(revision)} of its base, given {base.revision}"
+        )
+    mapping = config.get("auto_mapping")
+    made_of = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    file = base.path / "config.json"
+    classes = _strings(read_json(file).get("architectures")) if file.is_file() else ()
+    if isinstance(made_of, str) and classes and made_of not in classes:
+        warnings.append(
+            f"{folder}: its config says its base is a {printable(made_of)}, {base.name} is a {', '.join(classes)}; "
+            "the shapes fit"
+        )
+    return warnings
+
+
+def _check_tensors(
+    folder: Path,
+    tensors: dict[str, TensorInfo],
+    config: dict[str, Any],
+    ranks: dict[str, int],
+    base: Base,
+    shapes: dict[str, tuple[int, ...]],
+) -> tuple[list[str], bool]:
+    """Compare each tensor with the base's; return the layers that have a LoRA, and whether there are biases."""
+    saved = _strings(config.get("modules_to_save"))
+    targets = config.get("target_modules")
+    other = f"{folder}: the adapter is for another base than {base.name}"
+    advice = "pass the --base that it was made for"
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    biased = False
+    for name, tensor in tensors.items():
+        plain = name.removeprefix("base_model.model.")
+        match = _TENSOR.match(plain)
+        if match is not None:
+            if match["end"] == "bias":
+                biased = True
+            else:
+                parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
+            continue
+        replaces = any(f".{module}." in f".{plain}." for module in saved)
+        biased = biased or (plain.endswith(".bias") and not replaces)
+        embedding = _EMBEDDING.search(plain)
+        theirs = _shape(shapes, plain.replace(".base_layer.", "."))
+        if embedding and theirs and len(tensor.shape) == 2 and tensor.shape[0] != theirs[0]:
+            raise AdapterError(
+                f"{other}: its {embedding['name']} has a vocabulary of {tensor.shape[0]} tokens, this base's has "
+                f"{theirs[0]}; {advice}"
+            )
+        if embedding and not replaces:
+            raise AdapterError(
+                f"{folder}: holds a copy of the base's {embedding['name']}, which would take the base's place; save "
+                "the adapter again with PEFT's save_pretrained(save_embedding_layers=False)"
+            )
+        if not replaces and not plain.endswith(".bias"):
+            raise AdapterError(f"{folder}: tensor {_short(name)} is no part of a LoRA; save the adapter with PEFT")
+        if theirs is None:
+            raise AdapterError(f"{other}: it has no {_short(plain)}; {advice}")
+        if theirs != tensor.shape:
+            raise AdapterError(
+                f"{other}: {_short(plain)} is {list(tensor.shape)}, this base has {list(theirs)}; {advice}"
+            )
+    for module, found in parts.items():
+        shape = _shape(shapes, f"{module}.weight")
+        if shape is None:
+            raise AdapterError(f"{other}: it has no module {_short(module)}; {advice}")
+        if isinstance(targets, list) and not _among(module, targets):
+            raise AdapterError(f"{folder}: {_short(module)} is not among its target_modules; save the adapter again")
+        _check_pair(folder, module, found, shape[::-1] if config.get("fan_in_fan_out") else shape, ranks, other, advice)
+    if not parts and not saved:
+        raise AdapterError(f"{folder}: {WEIGHTS} holds no LoRA tensors; save the adapter again")
+    if isinstance(targets, list) and not any(config.get(key) for key in ("layers_to_transform", "exclude_modules")):
+        for name, shape in shapes.items():
+            module = name.removesuffix(".weight")
+            if module != name and len(shape) == 2 and _among(module, targets) and module not in parts:
+                raise AdapterError(f"{other}: it has no tensors for {_short(module)}; {advice}")
+    return list(parts), biased
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> tuple[int, ...] | None:
+    """Return the shape of a base's tensor; a base may be saved with or without the prefix ``model.``."""
+    return shapes.get(name) or shapes.get(name.partition(".")[2])
+
+
+def _check_pair(
+    folder: Path,
+    module: str,
+    found: dict[str, tuple[int, ...]],
+    shape: tuple[int, ...],
+    ranks: dict[str, int],
+    other: str,
+    advice: str,
+) -> None:
+    """Refuse a module's A and B that do not fit each other, the config's rank, or the base's (out, in)."""
+    if "lora_embedding_A" in found or "lora_embedding_B" in found:
+        down, up = found.get("lora_embedding_A"), found.get("lora_embedding_B")
+        shape = shape[::-1]  # an embedding is (vocabulary, hidden): in by out
+    else:
+        down, up = found.get("lora_A"), found.get("lora_B")
+    if down is None or up is None:
+        raise AdapterError(f"{folder}: {_short(module)} has only one of lora_A and lora_B; save the adapter again")
+    if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+        raise AdapterError(
+            f"{folder}: lora_A {list(down)} and lora_B {list(up)} of {_short(module)} do not fit each other; "
+            "save the adapter again"
+        )
+    if down[0] not in ranks.values():
+        raise AdapterError(
+            f"{folder}: {_short(module)} has rank {down[0]}, {CONFIG} says {ranks['']}; save the adapter again"
+        )
+    if (up[0], down[1]) != tuple(shape):
+        raise AdapterError(f"{other}: {_short(module)} is {[up[0], down[1]]}, this base has {list(shape)}; {advice}")
+
+
+def _among(module: str, targets: list[str]) -> bool:
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _why_not_served(
+    config: dict[str, Any], saved: tuple[str, ...], targets: tuple[str, ...], biased: bool
+) -> str | None:
+    """Say why vLLM does not take an adapter as a LoRA; its own rules are in vllm/lora/peft_helper.py."""
+    if saved:
+        return f"replaces whole modules ({printable(', '.join(saved))})"
+    if config.get("use_dora"):
+        return "is a DoRA"
+    if biased or config.get("lora_bias") or config.get("bias", "none") != "none":
+        return "changes biases"
+    if embeddings := [name for name in ("embed_tokens", "lm_head") if name in targets]:
+        return f"changes embeddings ({', '.join(embeddings)})"
+    return None
+
+
+def _check_finite(folder: Path, handle: BinaryIO, tensors: dict[str, TensorInfo], start: int) -> None:
+    import numpy as np
+
+    exponents: dict[str, tuple[np.dtype[Any], int]] = {
+        "F16": (np.dtype("<u2"), 0x7C00),
+        "BF16": (np.dtype("<u2"), 0x7F80),
+    }
+    floats: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in exponents and tensor.dtype not in floats:
+            raise AdapterError(
+                f"{folder}: tensor {_short(name)} is {tensor.dtype}; float32, bfloat16 or float16 is needed"
+            )
+        handle.seek(start + tensor.begin)
+        raw = handle.read(tensor.end - tensor.begin)
+        if tensor.dtype in exponents:
+            dtype, mask = exponents[tensor.dtype]
+            finite = bool(
+                ((np.frombuffer(raw, dtype) & mask) != mask).all()
+            )  # an exponent of all ones: NaN or infinite
+        else:
+            finite = bool(np.isfinite(np.frombuffer(raw, floats[tensor.dtype])).all())
+        if not finite:
+            raise AdapterError(f"{folder}: tensor {_short(name)} holds NaN or infinite values; train the adapter again")
+
+
+def _check_template(folder: Path, card: Card | None, base: Base, allow: bool) -> str | None:
+    """Refuse a tokenizer or chat template that the base does not have, or return how that template's sha256 begins."""
+    for path in (folder / "tokenizer.json", folder / "tokenizer.model"):
+        theirs = base.path / path.name
+        if not allow and path.is_file() and (not theirs.is_file() or path.read_bytes() != theirs.read_bytes()):
+            raise AdapterError(
+                f"{folder}: {path.name} differs from that of {base.name}; remove it, or pass --allow-template"
+            )
+    wanted = read_template(base.path)
+    given = read_template(folder)
+    if given is not None and given != wanted:
+        if not allow:
+            raise AdapterError(
+                f"{folder}: its chat template differs from that of {base.name}; remove it, or pass --allow-template"
+            )
+        return sha256(given.encode()).hexdigest()[:12]
+    if card is not None and card.chat_template_sha256 != sha256((wanted or "").encode()).hexdigest():
+        if not allow:
+            raise AdapterError(
+                f"{folder}: trained in a chat template that is not that of {base.name}; train it again, "
+                "or pass --allow-template"
+            )
+        return card.chat_template_sha256[:12]
+    return None
+
+
+def base_shapes(base: Base) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the base's tensors by name, from the headers of its safetensors files.
+
+    A head that is tied to the embedding, and so in no file, has the embedding's.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(base.path.glob("*.safetensors")):
+        with path.open("rb") as handle:
+            tensors, _ = read_header(handle, path)
+        shapes |= {name: tensor.shape for name, tensor in tensors.items()}
+    for name in ("model.embed_tokens.weight", "embed_tokens.weight"):
+        if name in shapes:
+            shapes.setdefault("lm_head.weight", shapes[name])
+    return shapes
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return repr(text) if isinstance(value, str) else text

@@ -1,0 +1,66 @@
+"""``dosafe preflight``: adapters and their base -> what may be loaded, before anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dosafe.adapters import Preflight
+
+
+@click.command("preflight")
+@click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--base", "base_name", required=True, help="The base model: a name, a hub id[@revision], or a folder.")
+@click.option(
+    "--allow-template", is_flag=True, help="Take adapters whose tokenizer or chat template is not the base's."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects instead of a table.")
+def preflight_(adapters: tuple[Path, ...], base_name: str, allow_template: bool, as_json: bool) -> int:
+    """Check ADAPTERS (PEFT folders) against their base without loading a model, and list what was found.
+
+    The exit code is 2 where any of them is refused.
+    """
+    from dosafe.adapters import preflight, preflight_table
+    from dosafe.bases import resolve_base
+    from dosafe.cli.console import result_console
+    from dosafe.errors import AdapterError
+
+    base = resolve_base(base_name)
+    good: list[Preflight] = []
+    refused: dict[Path, str] = {}
+    for folder in dict.fromkeys(adapters):
+        try:
+            good.append(preflight(folder, base, allow_template=allow_template))
+        except AdapterError as error:
+            refused[folder] = str(error)
+    if as_json:
+        lines = [_entry(facts) for facts in good] + [
+            {"folder": str(folder), "ok": False, "why": why} for folder, why in refused.items()
+        ]
+        click.echo(json.dumps(lines, indent=2))
+    else:
+        result_console().print(preflight_table(good, refused))
+    for facts in good:
+        for warning in facts.warnings:
+            click.echo(warning, err=True)
+    return 2 if refused else 0
+
+
+def _entry(facts: Preflight) -> dict[str, Any]:
+    return {
+        "folder": str(facts.folder),
+        "ok": True,
+        "name": facts.name,
+        "fingerprint": facts.fingerprint,
+        "rank": facts.r,
+        "target_modules": facts.target_modules,
+        "modules_to_save": facts.modules_to_save,
+        "made_for": facts.made_for,
+        "template": facts.template,
+        "why_not_served": facts.why_not_served,
+        "warnings": facts.warnings,
+    }

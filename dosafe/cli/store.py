@@ -1,0 +1,260 @@
+"""``dosafe store``: what the local store of answers holds, removing some of it, taking it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dosafe.store import Held, Selection, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+EARLIER = "of an earlier dosafe"
+FINGERPRINT = 12
+"""Hex digits of a fingerprint that are shown, and the least that choose an adapter."""
+
+file_option = click.option(
+    "--store",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("records/store.sqlite"),
+    show_default=True,
+    help="File of the answers.",
+)
+
+
+def filter_options(command: F) -> F:
+    """Add the options that choose rows; rows must fit all that are given."""
+    for option in reversed(
+        (
+            click.option(
+                "--adapter", metavar="FP12", help="Of the adapter whose fingerprint begins so; base: of bases."
+            ),
+            click.option("--base", metavar="REVISION", help="Of the base of this revision (name@revision will do)."),
+            click.option("--engine", metavar="TEXT", help="By the engine that begins with these words, such as vllm."),
+            click.option("--before", metavar="DATE", type=click.DateTime(["%Y-%m-%d"]), help="Made before it (UTC)."),
+            click.option(
+                "--keep-records",
+                metavar="DIR",
+                type=click.Path(path_type=Path, exists=True, file_okay=False),
+                help="Of adapters and bases that have no record in this folder.",
+            ),
+            click.option("--earlier", is_flag=True, help="Made by an earlier dosafe that no run can find any more."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def store() -> None:
+    """Say what the store of answers holds, remove some of it, export it."""
+
+
+@store.command()
+@file_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def stat(file: Path, as_json: bool) -> None:
+    """Say what the store holds: of which base and adapter, by which engine, how much and since when."""
+    with _open(file) as kept:
+        held, size, plans = kept.held(), kept.size(), kept.old_plans()
+    if as_json:
+        found = {"store": str(file), "bytes": size, "old_plans": plans, "held": [asdict(one) for one in held]}
+        click.echo(json.dumps(found, indent=2))
+        return
+    _print(held_table(held))
+    _sum_up(file, held, f"{size / 1e6:.1f} MB")
+    if plans:
+        click.echo(f"plans of runs that were cut off more than a day ago: {plans}; `dosafe store prune` removes them")
+
+
+@store.command()
+@file_option
+@filter_options
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
+def prune(file: Path, yes: bool, **filters: Any) -> None:
+    """List the rows that fit all the given options, and with --yes remove them.
+
+    What is removed is generated again where a run wants it. Along go plans of runs that were cut off more than a day
+    ago. Without any option nothing is removed.
+    """
+    from dosafe.errors import UserError
+    from dosafe.store import Selection
+
+    which = selection(**filters)
+    if which == Selection():
+        raise UserError(
+            "say what is to be removed: --adapter, --base, --engine, --before, --keep-records or --earlier; "
+            "to remove everything, remove the file"
+        )
+    with _open(file) as kept:
+        held, plans = kept.held(which), kept.old_plans()
+        _print(held_table(held))
+        _sum_up(file, held, f"{plans} old plans")
+        if not held and not plans:
+            click.echo("nothing fits; see `dosafe store stat`", err=True)
+        elif not yes:
+            click.echo("nothing was removed; give --yes to remove them", err=True)
+        else:
+            before = kept.size()
+            removed = kept.prune(which)
+            click.echo(f"removed: {removed} rows, {plans} old plans", err=True)
+            kept.shrink()
+            click.echo(f"size: {before / 1e6:.1f} MB -> {kept.size() / 1e6:.1f} MB", err=True)
+
+
+@store.command()
+@file_option
+@filter_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of JSON lines to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def export(file: Path, out: Path, force: bool, **filters: Any) -> None:
+    """Write the rows that fit all the given options, or all of them, as JSON lines that only you may read.
+
+    A line has key, base, adapter, engine, made (Unix seconds), and answer, tokens and finish, or logprob (nats) and
+    greedy.
+    """
+    from dosafe.errors import UserError
+
+    which = selection(**filters)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out} is no ordinary file; give another path")
+    if os.path.lexists(out) and not force:
+        raise UserError(f"--out {out} exists; give another path, or --force to replace it")
+    with _open(file) as kept:
+        if out.exists() and out.samefile(file):
+            raise UserError(f"--out {out} is the store itself; give another path")
+        count = _write_private(out, (json.dumps(_strict(row), allow_nan=False) + "\n" for row in kept.rows(which)))
+    click.echo(
+        f"{out}: {count} rows. It holds what models answered, which may be harmful: keep it to yourself, "
+        "do not publish or commit it" + ("; it lies in a git work tree" if _in_git(out) else ""),
+        err=True,
+    )
+
+
+def selection(
+    adapter: str | None,
+    base: str | None,
+    engine: str | None,
+    before: datetime | None,
+    keep_records: Path | None,
+    earlier: bool,
+) -> Selection:
+    """Return the rows that the options choose.
+
+    Raises:
+        UserError: An option is empty, or is no fingerprint.
+        RecordError: There are no records in the folder, or one of them cannot be read.
+    """
+    from dosafe.errors import UserError
+    from dosafe.records import find_records, read_record
+    from dosafe.store import Selection
+
+    for name, given in (("--adapter", adapter), ("--base", base), ("--engine", engine)):
+        # An unset shell variable must not choose everything.
+        if given is not None and not given.strip():
+            raise UserError(f"{name} is empty; leave it out, or say which")
+    if adapter not in (None, "base") and not re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT},64}}", str(adapter)):
+        raise UserError(
+            f"--adapter {adapter!r}: give at least {FINGERPRINT} hex digits of a fingerprint, or base; "
+            "`dosafe store stat` lists them"
+        )
+    apart_from = None
+    if keep_records is not None:
+        whose = [read_record(path).identity for path in find_records([keep_records])]
+        # An adapter's numbers are read against its base's: those answers are wanted as long as one of them is.
+        apart_from = frozenset((one.base_revision, fingerprint) for one in whose for fingerprint in (one.adapter, None))
+    return Selection(
+        base=None if base is None else base.rpartition("@")[2],
+        adapter=adapter,
+        engine=None if engine is None else " ".join(engine.split()),
+        before=None if before is None else int(before.replace(tzinfo=UTC).timestamp()),
+        apart_from=apart_from,
+        earlier=earlier,
+    )
+
+
+def held_table(held: Sequence[Held]) -> Table:
+    """Return what a store holds as a rich table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Answers", title_justify="left")
+    for heading in ("base", "adapter", "engine", "kind", "rows", "tokens", "first", "last"):
+        table.add_column(heading, justify="right" if heading in ("rows", "tokens") else "left", overflow="fold")
+    for one in held:
+        cells = (
+            one.base,
+            "base" if one.adapter is None else one.adapter[:FINGERPRINT],
+            one.engine or EARLIER,
+            one.kind,
+            f"{one.rows:,}",
+            f"{one.tokens:,}" if one.kind == "generation" else "-",
+            _day(one.first),
+            _day(one.last),
+        )
+        table.add_row(*(Text("".join(mark if mark.isprintable() else " " for mark in cell)) for cell in cells))
+    return table
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d") if moment else "-"
+
+
+def _open(file: Path) -> Store:
+    """Open a store that is there; one that is not is not made."""
+    from dosafe.errors import UserError
+    from dosafe.store import Store
+
+    if not file.exists():
+        raise UserError(f"no store {file}; give --store, the file that `dosafe eval` wrote beside its records")
+    return Store(file)
+
+
+def _print(table: Table) -> None:
+    from dosafe.cli.console import result_console
+
+    result_console().print(table)
+
+
+def _sum_up(file: Path, held: Sequence[Held], more: str) -> None:
+    rows, tokens = sum(one.rows for one in held), sum(one.tokens for one in held)
+    click.echo(f"{file}: {rows:,} rows, {tokens:,} tokens, {more}")
+
+
+def _strict(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row in strict JSON, which has no minus infinity."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def _write_private(target: Path, lines: Iterable[str]) -> int:
+    """Write lines to a file that only its owner may read, whole or not at all; return how many."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)  # of mode 0600
+    temporary = Path(name)
+    try:
+        count = 0
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line)
+                count += 1
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _in_git(path: Path) -> bool:
+    return any((folder / ".git").exists() for folder in path.resolve().parents)

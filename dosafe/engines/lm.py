@@ -1,0 +1,262 @@
+"""dosafe's engines as models of lm-eval: ``dosafe-hf`` and ``dosafe-vllm``.
+
+``dosafe lm-eval --model dosafe-hf --model_args base=smollm2-135m-aligned,adapter=runs/x/adapter,store=s.sqlite ...``
+is lm-eval's own command line with these models in its registry; importing this module puts them there. A version of
+lm-eval that looks for models in the entry points ``lm_eval.models`` finds them by itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
+
+from dosafe.adapters import preflight
+from dosafe.bases import Precision, default_device, resolve_base
+from dosafe.engines.base import identity
+from dosafe.engines.build import EngineOptions, build_engine
+from dosafe.engines.instances import Instances
+from dosafe.engines.stored import Wanted, answer_all
+from dosafe.errors import AdapterError, ConfigError, MeasureError, nearest
+from dosafe.store import Store, generation_key
+
+ARGUMENTS = ("base", "adapter", "precision", "batch_size", "store", "allow_template")
+"""What ``--model_args`` takes."""
+OTHER_NAMES = {"pretrained": "base", "peft": "adapter", "dtype": "precision"}
+"""What lm-eval's own models call it."""
+PRECISIONS: Mapping[str, Precision | None] = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "8bit": "8bit",
+    "auto": None,
+}
+
+
+class EngineLM(LM):  # type: ignore[misc]
+    """One of dosafe's engines with a base and at most one adapter, as lm-eval asks it.
+
+    Args:
+        base: A name, a hub id or a folder; ``pretrained`` is the same.
+        adapter: A PEFT folder, checked before anything is loaded; ``peft`` is the same.
+        precision: bf16, fp32 or 8bit; ``dtype`` is the same.
+        batch_size: Rows under way at a time, or ``auto``.
+        store: File of the answers: what it has is not asked again.
+        allow_template: Take an adapter that brings another chat template or tokenizer; the base's is used.
+        device: lm-eval's own argument; the engines choose, so that anything but their choice is refused.
+
+    Raises:
+        AdapterError: The adapter cannot be used on the base.
+        ConfigError: An argument is unknown or wrong.
+        UserError: There is no such base, or the store cannot be used.
+    """
+
+    engine_name: ClassVar[str]
+
+    def __init__(
+        self,
+        base: str | None = None,
+        adapter: str | None = None,
+        precision: str = "auto",
+        batch_size: str | int = "auto",
+        store: str | None = None,
+        allow_template: bool = False,
+        device: str | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__()
+        given = {"base": base, "adapter": adapter, "precision": None if precision == "auto" else precision}
+        for name, value in more.items():
+            if name not in OTHER_NAMES:
+                raise ConfigError(f"--model_args: unknown argument {name!r}; {nearest(name, ARGUMENTS)}")
+            if given[OTHER_NAMES[name]] is not None:
+                raise ConfigError(f"--model_args: {name} and {OTHER_NAMES[name]} mean the same; give one of them")
+            given[OTHER_NAMES[name]] = value
+        if not given["base"]:
+            raise ConfigError("--model_args: no base; give base=NAME, a hub id or a folder")
+        wanted = str(given["precision"] or "auto")
+        if wanted not in PRECISIONS:
+            raise ConfigError(f"--model_args: precision={wanted!r}; {nearest(wanted, PRECISIONS)}")
+        if device is not None and not str(device).startswith(("cuda", default_device())):
+            raise ConfigError(f"device {device!r}: dosafe's engines take the GPU where there is one; hide it from them")
+        self.base = resolve_base(str(given["base"]))
+        facts = None
+        if given["adapter"]:
+            facts = preflight(Path(str(given["adapter"])).expanduser(), self.base, allow_template=allow_template)
+        self._facts = facts
+        self._fingerprint = facts.fingerprint if facts else None
+        self._engine = build_engine(
+            self.engine_name, self.base, EngineOptions(PRECISIONS[wanted], batch_size=_rows(batch_size))
+        )
+        self._engine.prepare([facts] if facts else [])
+        self._asker = Instances(self.base)
+        # Without a store of the user's own one is kept for as long as the model lives.
+        self._folder = None if store else tempfile.TemporaryDirectory(prefix="dosafe-")
+        self._store = Path(store).expanduser() if store else Path(self._folder.name if self._folder else "") / "answers"
+        with Store(self._store):
+            pass  # that it cannot be used must show before the model is loaded
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> EngineLM:
+        """Make a model from ``key=value,key=value``."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> EngineLM:
+        """Make a model from ``--model_args`` and what lm-eval's command line says besides."""
+        more = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if str(more.get("batch_size")) == "1":  # what lm-eval's command line says where the user says nothing
+            more.pop("batch_size")
+        return cls(**{**more, **arg_dict})
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return self._asker.tokenizer
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The base, by name and revision, for lm-eval's cache of requests."""
+        return self.base.id.replace("/", "__")
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends an answer."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that stands before a text without a context."""
+        return self._asker.prefix
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the base reads at most."""
+        return self._asker.max_length
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Return a text's token ids.
+
+        Args:
+            string: The text.
+            add_special_tokens: Whether the tokenizer adds its own; None: unless the text begins with them.
+        """
+        text = self._asker.text(string) if add_special_tokens is None else (string, add_special_tokens)
+        return list(self._asker.encode([text])[text])
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render messages in the base's chat template, up to where the answer begins or goes on."""
+        return self._asker.chat(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Return the base's chat template, None where none is to be applied.
+
+        Raises:
+            ConfigError: A template is named, and the base has but one.
+        """
+        if isinstance(chat_template, str):
+            raise ConfigError(f"--apply_chat_template {chat_template}: give it without a name, the base's is used")
+        return str(self.tokenizer.chat_template) if chat_template else None
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what the results file says of the model."""
+        return {
+            "model_base": self.base.id,
+            "model_adapter": self._fingerprint,
+            "model_engine": identity(self._engine, self._fingerprint),
+        }
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answer prompts, the first choice of the model for each token.
+
+        Raises:
+            ConfigError: Answers are to be sampled, or longer than the base reads.
+            MeasureError: An answer could not be had; the others are in the store.
+        """
+        return self._answered("generate_until", requests, disable_tqdm)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations.
+
+        Raises:
+            DataError: A continuation has no tokens, or more than the base reads.
+            MeasureError: A likelihood could not be had; the others are in the store.
+        """
+        return self._answered("loglikelihood", requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts, in windows of the base's context.
+
+        Raises:
+            MeasureError: A likelihood could not be had; the others are in the store.
+        """
+        return self._answered("loglikelihood_rolling", requests, disable_tqdm)
+
+    def _answered(self, what: str, instances: Sequence[Any], quiet: bool) -> list[Any]:
+        from dataclasses import replace
+
+        from rich.console import Console
+
+        about = identity(self._engine, self._fingerprint)
+        folder = self._facts.folder if self._facts else None
+        wanted = {}
+        keys = []
+        for group in self._asker.asks(instances):
+            mine = [replace(one, adapter=folder, fingerprint=self._fingerprint) for one in group]
+            keys.append(
+                [generation_key(self.base.revision, self._fingerprint, one.prompt, one.sampling, about) for one in mine]
+            )
+            wanted.update(zip(keys[-1], mine, strict=True))
+        name = f"{folder.name if folder else self.base.name} ({what})"
+        with Store(self._store) as store:
+            done = answer_all(
+                [Wanted(name, self._fingerprint, wanted)],
+                self.base.revision,
+                self._engine,
+                store,
+                Console(stderr=True, soft_wrap=True, quiet=quiet),
+            )
+        for why in done.refused.values():
+            raise AdapterError(why)
+        failed = [found.failed for key in wanted if (found := done.found.get(key)) is None or found.failed]
+        if failed:
+            raise MeasureError(
+                f"{len(failed)} of {len(wanted)} answers failed, and lm-eval has no way to leave them out; "
+                f"the first: {failed[0]}"
+            )
+        responses = []
+        for instance, mine_keys in zip(instances, keys, strict=True):
+            responses.append(self._asker.response(instance, [done.found[key] for key in mine_keys]))
+            self.cache_hook.add_partial(what, instance.args, responses[-1])
+        return responses
+
+
+class HFEngineLM(EngineLM):
+    """The transformers engine."""
+
+    engine_name = "hf"
+
+
+class VLLMEngineLM(EngineLM):
+    """The vLLM engine."""
+
+    engine_name = "vllm"
+
+
+def _rows(given: str | int) -> Any:
+    text = str(given).partition(":")[0]  # lm-eval's "auto:4" is auto
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"batch_size={given!r}: give a whole number from 1, or auto")
+    return int(text)
+
+
+register_model("dosafe-hf")(HFEngineLM)
+register_model("dosafe-vllm")(VLLMEngineLM)

