@@ -1,6 +1,6 @@
 """Peak resident set for a few and for many adapters: it must not grow with their number.
 
-    python benchmarks/memory.py [--engines hf,vllm:merged,vllm:lora] [--counts 8,64]
+python benchmarks/memory.py [--engines hf,vllm:merged,vllm:lora] [--counts 8,64]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A finished evaluation, run again: seconds, and whether a model was loaded.
 
-    python benchmarks/rerun.py [--engine hf|vllm] [--adapters 8]
+python benchmarks/rerun.py [--engine hf|vllm] [--adapters 8]
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dosafe.engines.hf import HFEngine
 from dosafe.engines.scripted import ScriptedEngine
 from dosafe.errors import ConfigError, DataError
 from dosafe.records import Metric, Result
-from tests.tiny import tiny_base
+from tiny import tiny_base
 
 WORDS = ("egg", "water", "answer", "user", "help", "hot", "yes", "no", "wait", "boil")
 LONG = "Put the egg into hot water and wait for eight minutes. " * 60
@@ -160,13 +160,11 @@ def test_numbers_are_those_of_lm_eval(base, engine, only_ours, name, template):
         apply_chat_template=template == "plain",
         bootstrap_iters=0,
     )["results"][name]
-    task = harness.load_harness([name], template, engine, suite())[name]
+    task = harness.load_harness([name], template, engine.base, suite())[name]
     metrics, lines = task.metrics(ask(engine, task))
 
     expected = {
-        harness._key(*key.split(",")): value
-        for key, value in wanted.items()
-        if "," in key and "_stderr" not in key
+        harness._key(*key.split(",")): value for key, value in wanted.items() if "," in key and "_stderr" not in key
     }
     assert {key: one.value for key, one in metrics.items()} == pytest.approx(expected, rel=1e-5)
     assert len(lines) == task.n == 7 and all(one.n == 7 and one.unscored == 0 for one in metrics.values())
@@ -177,7 +175,7 @@ def test_numbers_are_those_of_lm_eval(base, engine, only_ours, name, template):
 
 
 def test_long_text_is_scored_in_windows(engine, only_ours):
-    task = harness.load_harness(["t_rolling"], "raw", engine, suite())["t_rolling"]
+    task = harness.load_harness(["t_rolling"], "raw", engine.base, suite())["t_rolling"]
     sizes = [len(group) for group in task.asks]
     assert sizes[1] > 1 and sizes[0] == 1
     scored = [token for one in task.asks[1] for token in one.continuation]
@@ -185,11 +183,13 @@ def test_long_text_is_scored_in_windows(engine, only_ours):
 
 
 def test_contexts_that_are_too_long_lose_their_beginning_and_it_is_said(engine, folder, only_ours, caplog):
-    task = harness.load_harness(["t_choice"], "plain", engine, suite())["t_choice"]
+    task = harness.load_harness(["t_choice"], "plain", engine.base, suite())["t_choice"]
     assert "shortened" not in task.data
     entry = only_ours.task_index["t_choice"]
     longer = folder / "t_longer.yaml"
-    longer.write_text(entry.yaml_path.read_text().replace("t_choice", "t_longer").replace("num_fewshot: 1", "num_fewshot: 15"))
+    longer.write_text(
+        entry.yaml_path.read_text().replace("t_choice", "t_longer").replace("num_fewshot: 1", "num_fewshot: 15")
+    )
     from lm_eval.tasks import TaskManager
 
     only_ours.task_index.update(TaskManager(include_path=str(folder), include_defaults=False).task_index)
@@ -197,7 +197,7 @@ def test_contexts_that_are_too_long_lose_their_beginning_and_it_is_said(engine, 
 
 
 def test_a_failed_answer_leaves_its_document_out(engine, only_ours):
-    task = harness.load_harness(["t_choice"], "raw", engine, suite())["t_choice"]
+    task = harness.load_harness(["t_choice"], "raw", engine.base, suite())["t_choice"]
     kept = ask(engine, task)
     whole, _ = task.metrics(kept)
     per_doc = len(task.asks) // task.n
@@ -214,8 +214,8 @@ def test_a_failed_answer_leaves_its_document_out(engine, only_ours):
 
 
 def test_limits_and_hashes(engine, only_ours):
-    whole = harness.load_harness(["t_choice"], "raw", engine, suite())["t_choice"]
-    two = harness.load_harness(["t_choice"], "plain", engine, suite(limits={"t_choice": 2}))["t_choice"]
+    whole = harness.load_harness(["t_choice"], "raw", engine.base, suite())["t_choice"]
+    two = harness.load_harness(["t_choice"], "plain", engine.base, suite(limits={"t_choice": 2}))["t_choice"]
     assert (whole.n, two.n) == (7, 2)
     assert whole.docs_sha256 != two.docs_sha256
     assert whole.data == {"source": "json", "config": None, "split": "test", "origin": "file", "label": "own file"}
@@ -224,7 +224,7 @@ def test_limits_and_hashes(engine, only_ours):
 
 def test_an_engine_without_a_tokenizer(only_ours):
     engine = ScriptedEngine(lambda request: "egg")
-    task = harness.load_harness(["t_generate"], "plain", engine, suite())["t_generate"]
+    task = harness.load_harness(["t_generate"], "plain", engine.base, suite())["t_generate"]
     prompt = bytes(task.asks[0][0].prompt).decode()
     assert prompt.startswith("user: Question:") and prompt.endswith("Answer:\nassistant: ")
     metrics, _ = task.metrics(ask(engine, task))
@@ -276,7 +276,7 @@ def test_only_greedy(engine, folder, monkeypatch, tmp_path, change, said):
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     monkeypatch.setattr(harness, "_manager", lambda _: manager)
     with pytest.raises(ConfigError, match=f"task t_generate: the task asks for .*{said}"):
-        harness.load_harness(["t_generate"], "raw", engine, suite())
+        harness.load_harness(["t_generate"], "raw", engine.base, suite())
     (tmp_path / "t.yaml").write_text((folder / "t_generate.yaml").read_text() + "repeats: 3\n")
     with pytest.raises(ConfigError, match="asks each question 3 times"):
-        harness.load_harness(["t_generate"], "raw", engine, suite())
+        harness.load_harness(["t_generate"], "raw", engine.base, suite())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from dosafe.errors import MeasureError, UserError
-from dosafe.store import LOOKUP, Answer, Store, generation_key
+from dosafe.store import LOOKUP, SCHEMA_VERSION, Answer, Likelihood, Selection, Store, generation_key
 
 SAMPLING = {"greedy": True, "max_new_tokens": 8, "stop": []}
 ENGINE = {"name": "hf", "version": "1", "mode": "merged", "precision": "bf16"}
@@ -180,27 +183,24 @@ def test_two_connections_of_one_process_see_each_other(tmp_path):
         assert two.plan("run", [["a"]]) == one.plan("run", [["b"]]) == [["a"]]
 
 
-def test_many_open_a_new_store_at_once(tmp_path):
-    script = (
-        "import sys, time; from pathlib import Path; from dosafe.store import Store\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "for i in range(30): Store(Path(sys.argv[1]) / f'{i}.sqlite').close()\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+def together(script, path, number=3):
+    """Run a script in several processes that begin at once."""
+    script = "import sys\nprint('ready', flush=True); sys.stdin.readline()\n" + script
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    script = "from pathlib import Path; from dosafe.store import *\n" + script
+    running = [subprocess.Popen([sys.executable, "-c", script, str(path)], **pipes) for _ in range(number)]
     for process in running:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    for process in running:  # all are waiting: let them go
-        assert process.stdin is not None
+    for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in running:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
+
+
+def test_many_open_a_new_store_at_once(tmp_path):
+    together("for i in range(30): Store(Path(sys.argv[1]) / f'{i}.sqlite').close()\n", tmp_path)
 
 
 class Locked:
@@ -228,3 +228,242 @@ def test_a_switch_to_wal_waits_for_another_but_not_for_ever(tmp_path, monkeypatc
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             store._to_wal()
         monkeypatch.setattr(store, "_db", db)
+
+
+SCHEMA_1 = """
+CREATE TABLE generations (
+    key TEXT PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, answer TEXT NOT NULL, tokens INTEGER NOT NULL,
+    finish TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE plans (id TEXT PRIMARY KEY, chunks TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO generations VALUES ('old', 'rev', NULL, 'an old answer', 3, 'stop');
+INSERT INTO generations VALUES ('older', 'rev', 'f00d', 'another', 4, 'length');
+INSERT INTO plans VALUES ('old run', '[["old"]]');
+PRAGMA user_version = 1;
+"""
+
+
+def schema_1(path):
+    db = sqlite3.connect(path)
+    db.executescript(SCHEMA_1)
+    db.close()
+    return path
+
+
+def test_answers_and_likelihoods_share_a_store(tmp_path):
+    kept = {
+        "a": Answer("yes", 1),
+        "b": Likelihood(-1.25, True),
+        "c": Likelihood(-math.inf, False),
+        "d": Likelihood(0.0, False, failed="too long"),
+    }
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put_many(kept, "rev", "f00d", BY)
+        store.put_many({"a": Likelihood(-9.0, True), "b": Likelihood(-9.0, False)}, "rev", "f00d", BY)
+    with Store(tmp_path / "s.sqlite") as store:
+        found = store.get_many(["b", "c", "d"])
+        assert found == {"b": Likelihood(-1.25, True), "c": Likelihood(-math.inf, False)}
+        assert found["b"].greedy is True
+
+
+def test_a_mixed_chunk_is_written_whole_or_not_at_all(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        with pytest.raises(MeasureError, match="cannot write to the store"):
+            store.put_many({"a": Answer("x", 1), "b": Likelihood(math.nan, True)}, "rev", None, BY)
+        assert store.get_many(["a", "b"]) == {}
+
+
+def test_a_store_of_an_earlier_dosafe_is_brought_up_to_date(tmp_path):
+    path = schema_1(tmp_path / "s.sqlite")
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.get_many(["old", "older"]) == {
+                "old": Answer("an old answer", 3),
+                "older": Answer("another", 4, "length"),
+            }
+            assert store.planned("old run")
+            store.put_many({"new": Answer("new", 1), "likely": Likelihood(-1.0, True)}, "rev", None, BY)
+            assert [(one.engine, one.rows) for one in store.held()] == [("", 1), (BY, 1), (BY, 1), ("", 1)]
+            assert store._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_an_upgrade_that_finds_no_room_leaves_the_store_as_it_was(tmp_path):
+    path = schema_1(tmp_path / "s.sqlite")
+    script = (
+        "import resource, sys; from pathlib import Path; from dosafe.store import Store\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+        "from dosafe.errors import UserError\n"
+        "try: Store(Path(sys.argv[1]))\n"
+        "except UserError as error: print(error)\n"
+        "else: print('opened')\n"
+    )
+    size = path.stat().st_size  # the upgrade is written beside the file first, and needs several pages
+
+    def tried(limit):
+        command = [sys.executable, "-c", script, str(path), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    said = tried(4096)
+    assert "cannot use the store" in said
+    assert said.count("\n") == 1
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert db.execute("SELECT count(*) FROM generations").fetchone() == (2,)
+    db.close()
+    assert tried(100 * size) == "opened\n"
+
+
+def test_many_bring_a_store_up_to_date_at_once(tmp_path):
+    for number in range(30):
+        schema_1(tmp_path / f"{number}.sqlite")
+    together(
+        "for i in range(30):\n"
+        "    with Store(Path(sys.argv[1]) / f'{i}.sqlite') as s:\n"
+        "        assert len(s.get_many(['old', 'older'])) == 2\n"
+        "        s.put_many({'new': Likelihood(-1.0, True)}, 'rev', None, 'e')\n",
+        tmp_path,
+    )
+    with Store(tmp_path / "0.sqlite") as store:
+        assert len(store.get_many(["old", "older", "new"])) == 3
+
+
+def test_a_killed_process_loses_no_written_chunk(tmp_path):
+    path = tmp_path / "s.sqlite"
+    script = (
+        "import os, sys; from pathlib import Path; from dosafe.store import Answer, Store\n"
+        "s = Store(Path(sys.argv[1]))\n"
+        "for c in range(5): s.put_many({f'{c}-{i}': Answer('x', 1) for i in range(50)}, 'r', None, 'e')\n"
+        "s._db.execute('BEGIN IMMEDIATE')\n"
+        's._db.execute("DELETE FROM generations")\n'
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    with Store(path) as store:
+        assert len(store.get_many(f"{c}-{i}" for c in range(5) for i in range(50))) == 250
+
+
+@pytest.mark.parametrize("version", [1, 2, 9])
+def test_another_programs_counted_schema_is_not_taken_for_ours(tmp_path, version):
+    path = tmp_path / "mine.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE mine (a)")
+        db.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="no store of dosafe"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_pipe_is_no_store(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no ordinary file"):
+        Store(tmp_path / "pipe")
+
+
+def test_a_store_named_as_sqlites_memory_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Store(Path(":memory:")) as store:
+        store.put_many(answers(2), "rev", None, BY)
+    with Store(Path(":memory:")) as store:
+        assert len(store.get_many(keys(2))) == 2
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Rows of two bases, two adapters and two engines, and two of an earlier dosafe."""
+    with Store(schema_1(tmp_path / "s.sqlite")) as store:
+        for base, adapter, engine in (
+            ("rev", None, "vllm 0.32.0 merged bf16"),
+            ("rev", "f00d" * 16, "vllm 0.32.0 merged bf16"),
+            ("rev", "f00f" * 16, "vllm 0.32.1 merged bf16"),
+            ("rev2", "f00d" * 16, "hf 5 merged bf16"),
+        ):
+            name = f"{base} {adapter} {engine}"
+            chunk = {f"{name} {i}": Answer("x" * 100, 2) for i in range(3)} | {f"{name} l": Likelihood(-1.0, True)}
+            store.put_many(chunk, base, adapter, engine)
+        yield store
+
+
+SELECTIONS = [
+    (Selection(), 18),
+    (Selection(base="rev"), 14),
+    (Selection(base="re"), 0),
+    (Selection(adapter="base"), 5),
+    (Selection(adapter="f00d"), 9),
+    (Selection(adapter="f00d" * 16), 8),
+    (Selection(adapter="%"), 0),
+    (Selection(engine="vllm"), 12),
+    (Selection(engine="vllm 0.32.0"), 8),
+    (Selection(engine="vllm 0.32"), 0),
+    (Selection(before=1), 2),
+    (Selection(before=1 << 40), 18),
+    (Selection(earlier=True), 2),
+    (Selection(base="rev2", engine="hf", adapter="f00d"), 4),
+    (Selection(apart_from=frozenset({("rev", None), ("rev", "f00d" * 16)})), 9),
+]
+
+
+@pytest.mark.parametrize(("which", "rows"), SELECTIONS)
+def test_held_rows_and_prune_choose_the_same(filled, which, rows):
+    assert sum(one.rows for one in filled.held(which)) == rows
+    chosen = {row["key"] for row in filled.rows(which)}
+    assert len(chosen) == rows
+    if which == Selection():
+        with pytest.raises(UserError, match="nothing says which"):
+            filled.prune(which)
+        return
+    assert filled.prune(which) == rows
+    assert {row["key"] for row in filled.rows()}.isdisjoint(chosen)
+    assert sum(one.rows for one in filled.held()) == 18 - rows
+
+
+def test_what_is_held_says_when_and_how_much(filled):
+    now = int(time.time())
+    held = {(one.base, one.adapter, one.engine, one.kind): one for one in filled.held()}
+    one = held["rev2", "f00d" * 16, "hf 5 merged bf16", "generation"]
+    assert (one.rows, one.tokens) == (3, 6)
+    assert now - 3600 < one.first <= one.last <= now + 1
+    old = held["rev", None, "", "generation"]
+    assert (old.rows, old.tokens, old.first, old.last) == (1, 3, 0, 0)
+    assert held["rev", None, "vllm 0.32.0 merged bf16", "likelihood"].tokens == 0
+
+
+def test_rows_are_of_one_moment_and_the_store_goes_on_afterwards(filled):
+    rows = filled.rows(Selection(engine="vllm"))
+    first = next(rows)
+    with Store(filled.path) as other:
+        other.prune(Selection(engine="vllm"))
+    assert len([first, *rows]) == 12
+    assert not list(filled.rows(Selection(engine="vllm")))
+    half = filled.rows()
+    next(half)
+    half.close()
+    filled.put_many({"after": Answer("x", 1)}, "rev", None, BY)
+    assert filled.get_many(["after"])
+
+
+def test_pruning_takes_old_plans_along_and_leaves_new_ones(filled):
+    filled.plan("new run", [["a"]])
+    assert filled.old_plans() == 1  # that of the earlier dosafe, which kept no time
+    filled.prune(Selection(earlier=True))
+    assert filled.old_plans() == 0
+    assert not filled.planned("old run")
+    assert filled.planned("new run")
+
+
+def test_shrinking_gives_the_room_back(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put_many({f"{i}": Answer("x" * 4000, 1) for i in range(200)}, "rev", "f00d", BY)
+        store.put_many({"stays": Answer("y", 1)}, "rev", None, BY)
+        store.prune(Selection(adapter="f00d"))
+        before = store.size()
+        store.shrink()
+        assert store.size() < before / 10
+        assert store.get_many(["stays", "0"]) == {"stays": Answer("y", 1)}
+
+
+def test_pruning_a_store_that_cannot_be_written_to_is_one_clear_error(filled):
+    filled._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(MeasureError, match="readonly"):
+        filled.prune(Selection(base="rev"))
+    assert sum(one.rows for one in filled.held()) == 18

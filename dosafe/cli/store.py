@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,9 +135,16 @@ def export(file: Path, out: Path, force: bool, **filters: Any) -> None:
     if os.path.lexists(out) and not force:
         raise UserError(f"--out {out} exists; give another path, or --force to replace it")
     with _open(file) as kept:
-        if out.exists() and out.samefile(file):
+        whole = file.resolve()
+        if out.resolve() in [whole.with_name(whole.name + end) for end in ("", "-wal", "-shm")]:
             raise UserError(f"--out {out} is the store itself; give another path")
-        count = _write_private(out, (json.dumps(_strict(row), allow_nan=False) + "\n" for row in kept.rows(which)))
+        lines = (json.dumps(_strict(row), allow_nan=False) + "\n" for row in kept.rows(which))
+        # Closed before the store is, also where the disk is full.
+        with closing(lines):
+            try:
+                count = _write_private(out, lines)
+            except OSError as error:
+                raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
     click.echo(
         f"{out}: {count} rows. It holds what models answered, which may be harmful: keep it to yourself, "
         "do not publish or commit it" + ("; it lies in a git work tree" if _in_git(out) else ""),

@@ -18,11 +18,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal
 
+from dosafe.bases import Base
 from dosafe.config.suite import Suite
 from dosafe.data.sources import MIRROR, SOURCES, RawRow, Resolved, Source, find_source, mirror_dir, read_rows, resolve
-from dosafe.engines.base import Answer, Engine, Likelihood, Request, Scoring
+from dosafe.engines.base import Answer, Likelihood, Request, Scoring
+from dosafe.engines.instances import Instances
 from dosafe.errors import ConfigError, DataError, DosafeError
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Result
@@ -60,7 +63,7 @@ def _manager(folder: str | None) -> Any:
 def _tasks() -> Any:
     """Return lm-eval's manager of tasks, with those of the folder in ``DOSAFE_TASKS``."""
     folder = os.environ.get(TASKS) or None
-    if folder is not None and not os.path.isdir(folder):
+    if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"{TASKS} is {folder!r}, which is no folder; point it at a folder of tasks, or unset it")
     return _manager(folder)
 
@@ -270,6 +273,8 @@ class HarnessTask:
     """What the base is asked for each of them."""
     data: dict[str, Any]
     """Where the documents come from."""
+    asking: Instances
+    """Turns the one into the other."""
     kind: Literal["lm_eval"] = "lm_eval"
 
     @property
@@ -307,8 +312,6 @@ class HarnessTask:
         Returns:
             Metrics by lm-eval's names, and one row a document.
         """
-        from dosafe.engines.lm import response
-
         rows: dict[int, dict[str, Any]] = {number: {"id": str(number)} for number in self._docs}
         for one, group in zip(self.instances, kept, strict=True):
             for failed in (each.failed for each in group if each.failed is not None):
@@ -317,7 +320,7 @@ class HarnessTask:
                 text = "\0".join(each.text for each in group if isinstance(each, Answer))
                 rows[one.doc_id]["answer_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         good = [
-            replace(one, resps=[response(one.request_type, group)], filtered_resps={})
+            replace(one, resps=[self.asking.response(one, group)], filtered_resps={})
             for one, group in zip(self.instances, kept, strict=True)
             if "unscored" not in rows[one.doc_id]
         ]
@@ -370,41 +373,39 @@ class HarnessTask:
         )
 
 
-def load_harness(names: Sequence[str], template: str, engine: Engine, suite: Suite) -> dict[str, HarnessTask]:
+def load_harness(names: Sequence[str], template: str, base: Base, suite: Suite) -> dict[str, HarnessTask]:
     """Build lm-eval's tasks: their documents, contexts and tokens.
 
     Args:
         names: Single tasks.
-        template: ``plain``: in the base's chat template, few-shot examples as turns (``lm_eval --apply_chat_template``);
+        template: ``plain``: in the base's chat template, few-shot examples as turns, as ``--apply_chat_template`` has it;
             ``raw``: without one, as ``lm_eval`` asks by default.
-        engine: Renders and tokenises.
+        base: Whose tokenizer and chat template count.
         suite: Says how many documents are asked.
 
     Raises:
         ConfigError: A task is unknown, or cannot be asked so.
         DataError: A task's data is missing or altered.
     """
+    asking = Instances(base)
     found = {}
     for name in names:
         with _seeded():
-            found[name] = _load(name, template, engine, suite.limit_of(name))
+            found[name] = _load(name, template, asking, suite.limit_of(name))
     return found
 
 
-def _load(name: str, template: str, engine: Engine, limit: int | None) -> HarnessTask:
-    from dosafe.engines.lm import Asking
-
+def _load(name: str, template: str, asking: Instances, limit: int | None) -> HarnessTask:
     tasks = _tasks()
     config = tasks.task_index[name].cfg
     data = _Data(name, config)
     own = {"custom_dataset": lambda **_: data.load(), "dataset_kwargs": None}
     own = {} if {"class", "custom_dataset"} & set(config) else own
-    asking = Asking(engine)
     chat = template == PLAIN
     try:
         # A group of one: lm-eval's way to load a task with other settings.
         task = tasks.load([{"group": f"dosafe::{name}", "task": [{"task": name, **own}]}])["tasks"][name]
-        _check(name, task)
+        _check(task)
         if task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEED)
@@ -413,10 +414,10 @@ def _load(name: str, template: str, engine: Engine, limit: int | None) -> Harnes
                 limit=limit,
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
-                chat_template=asking.apply_chat_template if chat else None,
+                chat_template=asking.chat if chat else None,
             )
         instances = tuple(task.instances)
-        asks = tuple(getattr(asking, one.request_type)([one])[0] for one in instances)
+        asks = tuple(asking.asks(instances))
     except ConfigError as error:
         raise ConfigError(f"task {name}: {error}") from error
     except DosafeError:
@@ -424,14 +425,10 @@ def _load(name: str, template: str, engine: Engine, limit: int | None) -> Harnes
     except Exception as error:  # whatever a task's own code raises
         lines = str(error).strip().splitlines() or [""]
         raise ConfigError(f"lm-eval cannot build task {name}: {type(error).__name__}: {lines[0]}") from error
-    about = data.about(task.config.num_fewshot or 0)
-    if asking.shortened:
-        logger.warning("%s: %d contexts are too long for the base and lose their beginning", name, asking.shortened)
-        about["shortened"] = asking.shortened
-    return HarnessTask(name, task, instances, asks, about)
+    return HarnessTask(name, task, instances, asks, data.about(task.config.num_fewshot or 0), asking)
 
 
-def _check(name: str, task: Any) -> None:
+def _check(task: Any) -> None:
     """Refuse what is no plain question of a model of text."""
     if getattr(task, "UNSAFE_CODE", False):
         raise ConfigError("it runs code that the model writes, which dosafe never does; ask another task")

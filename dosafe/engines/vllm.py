@@ -14,7 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from dosafe.adapters import Preflight, read_config
+from dosafe.adapters import Preflight
 from dosafe.bases import Base, Precision, default_device
 from dosafe.engines.base import Answer, Likelihood, Request, Scoring, Tokens
 from dosafe.engines.merging import Merger
@@ -39,7 +39,7 @@ OWN_OPTIONS = {
     "dtype": "--precision",
     "max_num_seqs": "--batch-size",
     "enable_lora": "--mode",
-    **dict.fromkeys(("max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), None),
+    **dict.fromkeys(("max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype", "lora_target_modules"), None),
     **dict.fromkeys(("seed", "trust_remote_code", "load_format", "runner", "skip_tokenizer_init"), None),
     **dict.fromkeys(("logprobs_mode", "generation_config", "disable_log_stats"), None),
 }
@@ -55,6 +55,8 @@ NEUTRAL_OPTIONS = (
     "use_tqdm_on_load",
 )
 """Options that say how much is computed at once and where it lies; any other may change a token."""
+HEADS = frozenset({"lm_head", "embed_tokens"})
+"""Layers whose LoRA vLLM serves for some architectures only; adapters of them are merged."""
 PARALLEL_OPTIONS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 CONTINUATIONS = 128
 """Tokens whose log-probability vLLM gives in one request."""
@@ -116,9 +118,7 @@ class VLLMEngine(Tokenized):
         self._asked_mode = mode
         # Merged on the CPU also for a GPU engine, which has taken the GPU's memory for itself.
         self._merger = Merger(base, precision, "cpu")
-        self._served: dict[str, int] = {}
-        self._unserved: frozenset[str] = frozenset()
-        self._rank = RANKS[0]
+        self._served: dict[str, Preflight] = {}
         self._held: str | None = None
 
     @cached_property
@@ -162,7 +162,7 @@ class VLLMEngine(Tokenized):
         return max(1, min(len(self._served), MOST_LORAS))
 
     def prepare(self, adapters: Sequence[Preflight]) -> None:
-        """Note the adapters' ranks, and which of them vLLM can serve; nothing is loaded.
+        """Note which adapters vLLM can serve; the others are merged. Nothing is loaded.
 
         Raises:
             ConfigError: Weights cannot be exchanged as the mode asks for.
@@ -170,13 +170,10 @@ class VLLMEngine(Tokenized):
         if self._mode == "merged":
             if adapters and self._apart:
                 raise ConfigError(f"mode merged of engine vllm needs {self._apart}; use --mode lora")
-            return
-        served = [adapter for adapter in adapters if _servable(adapter)]
-        # vLLM tells adapters apart by these numbers.
-        self._served = {adapter.fingerprint: number for number, adapter in enumerate(served, 1)}
-        self._unserved = frozenset(adapter.fingerprint for adapter in adapters if adapter not in served)
-        largest = max((adapter.r for adapter in served), default=1)
-        self._rank = next(rank for rank in RANKS if rank >= largest)
+        else:
+            self._served = {
+                one.fingerprint: one for one in adapters if one.servable and not HEADS & {*one.target_modules}
+            }
 
     @property
     def _apart(self) -> str | None:
@@ -193,13 +190,12 @@ class VLLMEngine(Tokenized):
         return "".join([self._way(fingerprint), *marks])
 
     def _way(self, fingerprint: str | None) -> str:
-        return "merged" if fingerprint in self._unserved else self._mode
+        return self._mode if fingerprint is None or fingerprint in self._served else "merged"
 
     @cached_property
     def _llm(self) -> Any:
         why = "asked for" if self._asked_mode != "auto" else f"the usual on {self._device} with {self.precision}"
-        merged = f", {len(self._unserved)} of the adapters merged" if self._unserved else ""
-        logger.info("starting %s %s: mode %s (%s)%s", *self._build, self._mode, why, merged)
+        logger.info("starting %s %s: mode %s (%s)", *self._build, self._mode, why)
         quiet = os.environ.get("DOSAFE_DEBUG") != "1"
         for key, value in self._environment(quiet).items():
             os.environ.setdefault(key, value)
@@ -223,7 +219,7 @@ class VLLMEngine(Tokenized):
         # A process of its own would take a core of a small machine, and weights could not be handed over to it.
         found = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
         if quiet:
-            found |= {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+            found |= {"VLLM_LOGGING_LEVEL": "CRITICAL", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         if self._device == "cpu" and "kv_cache_memory_bytes" not in self._options:
             found["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib())
         return found
@@ -242,9 +238,17 @@ class VLLMEngine(Tokenized):
         }
         if self._batch_size != "auto":
             found["max_num_seqs"] = self._batch_size
-        if self._mode == "lora":
-            loras = max(1, min(len(self._served), MOST_LORAS))
-            found |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": loras, "max_cpu_loras": loras}
+        if self._served:
+            served = self._served.values()
+            found |= {
+                "enable_lora": True,
+                "max_loras": self.block,
+                "max_cpu_loras": self.block,
+                "max_lora_rank": min(rank for rank in RANKS if rank >= max(one.r for one in served)),
+                # No other layers are made ready for LoRA. The head would take more time than all the rest, and
+                # refuses to score prompts.
+                "lora_target_modules": sorted({name for one in served for name in one.target_modules}),
+            }
         if self._device == "cpu":
             # Compiling takes longer than most evaluations on a CPU, and would keep the handles of weights that are
             # exchanged later.
@@ -283,14 +287,18 @@ class VLLMEngine(Tokenized):
         groups: dict[tuple[str, str], list[int]] = {}
         for index, request in enumerate(requests):
             way = self._way(request.fingerprint)
-            groups.setdefault((way, request.fingerprint or "" if way == "merged" else ""), []).append(index)
+            group = request.fingerprint or "base"
+            # On a CPU vLLM gives the base's rows the last adapter's weights when they share a batch with adapters.
+            if way == "lora" and (request.fingerprint or self._device != "cpu"):
+                group = "any"
+            groups.setdefault((way, group), []).append(index)
         for (way, _), chosen in sorted(groups.items()):
+            first = requests[chosen[0]]
             if way == "merged":
-                self._become(requests[chosen[0]].adapter, requests[chosen[0]].fingerprint)
+                self._become(first.adapter, first.fingerprint)
             else:
                 self._become(None, None)
-                for request in {requests[i].fingerprint: requests[i] for i in chosen}.values():
-                    self._take(request)
+                self._take({requests[i].fingerprint: requests[i] for i in chosen})
             yield chosen
 
     def _become(self, adapter: Path | None, fingerprint: str | None) -> None:
@@ -320,25 +328,26 @@ class VLLMEngine(Tokenized):
         self._merger.apply(None, None)
         return frozenset(name for name, _ in self._merger.weights())
 
-    def _take(self, request: Request | Scoring) -> None:
-        """Load an adapter; vLLM drops the one that was used least recently."""
-        lora = self._lora(request)
-        if lora is None:
-            return
-        llm = self._llm
-        # Not left to the first batch that needs it: vLLM does not survive a failure there.
-        try:
-            llm.llm_engine.add_lora(lora)
-        except Exception as error:
-            raise AdapterError(f"adapter {request.adapter} is refused by vLLM: {_why(error)}") from None
+    def _take(self, models: Mapping[str | None, Request | Scoring]) -> None:
+        """Load adapters; vLLM drops those that were used least recently."""
+        engine = self._llm.llm_engine
+        for request in models.values():
+            lora = self._lora(request)
+            if lora is None:
+                continue
+            # Not left to the first batch that needs it: vLLM does not survive a failure there.
+            try:
+                engine.add_lora(lora)
+            except Exception as error:
+                raise AdapterError(f"adapter {request.adapter} is refused by vLLM: {_why(error)}") from None
 
     def _lora(self, request: Request | Scoring) -> Any:
-        if request.fingerprint is None or self._way(request.fingerprint) == "merged":
+        if request.fingerprint not in self._served:
             return None
         from vllm.lora.request import LoRARequest
 
-        number = self._served.setdefault(request.fingerprint, len(self._served) + 1)
-        # vLLM keeps what it knows of a prompt under this name, so it must stand for the content.
+        number = list(self._served).index(request.fingerprint) + 1
+        # vLLM keeps what it has computed for a prompt under the name, so the name must stand for the content.
         return LoRARequest(request.fingerprint, number, str(request.adapter))
 
     def _misfit(self, prompt: int, more: int) -> str | None:
@@ -423,14 +432,6 @@ class VLLMEngine(Tokenized):
             if waiting:  # nobody waits for them any more
                 with suppress(Exception):
                     engine.abort_request(sorted(waiting))
-
-
-def _servable(adapter: Preflight) -> bool:
-    """Say whether vLLM computes an adapter unmerged as PEFT does."""
-    config = read_config(adapter.folder)
-    # Older releases scale all modules alike; heads and embeddings are served for some architectures only.
-    uneven = config.get("rank_pattern") or config.get("alpha_pattern")
-    return adapter.servable and not uneven and not {"lm_head", "embed_tokens"} & {*adapter.target_modules}
 
 
 def _likelihood(output: Any, continuation: Tokens) -> Likelihood:

@@ -188,7 +188,7 @@ class Bench:
             from dosafe.engines.harness import load_harness
 
             names = [task for task, other in wanted if other == template and not self.is_own(task)]
-            loaded = load_harness(names, template, self._engine, self.suite)
+            loaded = load_harness(names, template, self.base, self.suite)
             self._asked |= {(name, template): task for name, task in loaded.items()}
         for pair in wanted:
             _ = self[pair]
