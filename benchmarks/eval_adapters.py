@@ -4,8 +4,8 @@
 
 Contenders that start anew for each adapter, and vLLM's LoRA path on a CPU, may be measured on fewer adapters
 (``--stock``, ``--lora``) and scaled; the table says so. Every contender gets the same 100 HarmI, 100 HarmQ and 100
-XSTest prompts in the chat template, 64 new tokens, greedy, bfloat16. dosafe also asks the base, which the others do not;
-that is counted against it.
+XSTest prompts in the chat template, 64 new tokens, greedy, bfloat16. dosafe also asks the base, which the others do
+not; that is counted against it.
 """
 
 from __future__ import annotations

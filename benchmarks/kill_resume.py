@@ -2,8 +2,8 @@
 
     python benchmarks/kill_resume.py [--engine hf|vllm] [--kills 10] [--seed 0]
 
-One evaluation is killed again and again until it has been killed ten times, and then left to end. The engine writes down
-when a chunk begins; a chunk that began and is not in the store at the kill is lost.
+One evaluation is killed again and again until it has been killed ten times, and then left to end. The engine writes
+down when a chunk begins; a chunk that began and is not in the store at the kill is lost.
 """
 
 from __future__ import annotations

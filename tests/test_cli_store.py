@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sqlite3
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -257,3 +259,31 @@ def test_an_export_that_breaks_off_leaves_what_was_there(run, file, tmp_path):
 def test_export_warns_in_a_git_work_tree(run, file, tmp_path):
     (tmp_path / ".git").mkdir()
     assert "git work tree" in run("export", "--out", "out.jsonl")[2]
+
+
+def test_an_export_to_a_full_disk_is_one_line(run, file, tmp_path):
+    """In a process of its own: what is left of a broken-off export must not be heard of at its end either."""
+    with Store(file) as store:
+        store.put_many({f"x{i}": Answer("x" * 1000, 1) for i in range(300)}, "rev1", None, ENGINE)
+    (tmp_path / "out.jsonl").write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "dosafe", "store", "export", "--out", "out.jsonl", "--force"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "dosafe: cannot write out.jsonl: File too large; give another --out\n",
+    )
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "records"]
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+def test_an_export_never_takes_the_place_of_what_belongs_to_the_store(run, file, end):
+    with Store(file):  # as in another process, so that SQLite's own files lie beside the store
+        code, _, err = run("export", "--out", f"{file}{end}", "--force")
+    assert (code, "is the store itself" in err, err.count("\n")) == (2, True, 1)
+    with Store(file) as store:
+        assert sum(one.rows for one in store.held()) == 12

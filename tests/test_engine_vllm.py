@@ -226,7 +226,7 @@ def test_likelihoods_are_those_of_transformers(base, adapters, kind, request):
                 read.append(greedy[-1])
             other = (greedy[0] + 1) % 100
             # One to three tokens, several of them with a beginning in common, and one asked twice.
-            for tokens in (greedy, greedy[:1], [other], [0], greedy[:2] + [other], [other, *greedy[:1]], [0]):
+            for tokens in (greedy, greedy[:1], [other], [0], [*greedy[:2], other], [other, *greedy[:1]], [0]):
                 asked.append(Scoring(found and found.folder, found and found.fingerprint, prompt, tuple(tokens)))
                 with torch.inference_mode():
                     logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0].float().log_softmax(-1)
@@ -365,7 +365,8 @@ def test_ranks_and_room(base, adapters):
 
 def test_nothing_is_loaded_to_tell_a_version(base):
     code = (
-        "import sys; from pathlib import Path; from dosafe.bases import Base; from dosafe.engines.vllm import VLLMEngine;"
+        "import sys; from pathlib import Path; from dosafe.bases import Base;"
+        "from dosafe.engines.vllm import VLLMEngine;"
         "engine = VLLMEngine(Base('b', 'b', 'r', Path(sys.argv[1]))); engine.prepare([]);"
         "print(engine.version, engine.mode(None), engine.chunk, 'vllm' in sys.modules)"
     )

@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import tiny_base
 
 from dosafe.bases import resolve_base
 from dosafe.config.suite import Suite
 from dosafe.engines import harness
 from dosafe.engines.base import Answer, Likelihood, Request
 from dosafe.engines.hf import HFEngine
-from dosafe.engines.scripted import ScriptedEngine
-from dosafe.errors import ConfigError, DataError
+from dosafe.errors import ConfigError
 from dosafe.records import Metric, Result
-from tiny import tiny_base
 
 WORDS = ("egg", "water", "answer", "user", "help", "hot", "yes", "no", "wait", "boil")
 LONG = "Put the egg into hot water and wait for eight minutes. " * 60
@@ -167,8 +166,10 @@ def test_numbers_are_those_of_lm_eval(base, engine, only_ours, name, template):
         harness._key(*key.split(",")): value for key, value in wanted.items() if "," in key and "_stderr" not in key
     }
     assert {key: one.value for key, one in metrics.items()} == pytest.approx(expected, rel=1e-5)
-    assert len(lines) == task.n == 7 and all(one.n == 7 and one.unscored == 0 for one in metrics.values())
-    assert task.version == "2.5" and (task.max_new_tokens == 12) == (name == "t_generate")
+    assert len(lines) == task.n == 7
+    assert all(one.n == 7 and one.unscored == 0 for one in metrics.values())
+    assert task.version == "2.5"
+    assert (task.max_new_tokens == 12) == (name == "t_generate")
     assert ("answer_sha256" in lines[0]) == (name == "t_generate")
     again, _ = task.metrics(ask(engine, task))
     assert again == metrics
@@ -177,7 +178,8 @@ def test_numbers_are_those_of_lm_eval(base, engine, only_ours, name, template):
 def test_long_text_is_scored_in_windows(engine, only_ours):
     task = harness.load_harness(["t_rolling"], "raw", engine.base, suite())["t_rolling"]
     sizes = [len(group) for group in task.asks]
-    assert sizes[1] > 1 and sizes[0] == 1
+    assert sizes[1] > 1
+    assert sizes[0] == 1
     scored = [token for one in task.asks[1] for token in one.continuation]
     assert tuple(scored) == engine.encode(LONG, special=True)
 
@@ -206,7 +208,7 @@ def test_a_failed_answer_leaves_its_document_out(engine, only_ours):
     assert lines[0] == {"id": "0", "unscored": "too long"}
     assert all(one.n == 6 and one.unscored == 1 for one in metrics.values())
     hits = sum(line["acc"] for line in lines[1:])
-    assert metrics["acc"].value == hits / 6 and metrics["acc"].low < hits / 6 < metrics["acc"].high or hits in (0, 6)
+    assert (metrics["acc"].value == hits / 6 and metrics["acc"].low < hits / 6 < metrics["acc"].high) or hits in (0, 6)
     nothing = [[Likelihood(float("nan"), False, failed="no")] for _ in range(7 * per_doc)]
     metrics, lines = task.metrics(nothing)
     assert set(metrics) == set(whole)
@@ -219,16 +221,8 @@ def test_limits_and_hashes(engine, only_ours):
     assert (whole.n, two.n) == (7, 2)
     assert whole.docs_sha256 != two.docs_sha256
     assert whole.data == {"source": "json", "config": None, "split": "test", "origin": "file", "label": "own file"}
-    assert whole.kind == "lm_eval" and whole.max_new_tokens is None
-
-
-def test_an_engine_without_a_tokenizer(only_ours):
-    engine = ScriptedEngine(lambda request: "egg")
-    task = harness.load_harness(["t_generate"], "plain", engine.base, suite())["t_generate"]
-    prompt = bytes(task.asks[0][0].prompt).decode()
-    assert prompt.startswith("user: Question:") and prompt.endswith("Answer:\nassistant: ")
-    metrics, _ = task.metrics(ask(engine, task))
-    assert metrics["exact_match"].value == pytest.approx(1 / 7)
+    assert whole.kind == "lm_eval"
+    assert whole.max_new_tokens is None
 
 
 def test_names(only_ours):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from dosafe.bases import Precision
 
 
 @click.command("eval")
@@ -57,7 +61,7 @@ def eval_(
     max_new_tokens: int | None,
     out: Path,
     engine_name: str,
-    precision: str | None,
+    precision: Precision | None,
     batch_size: str,
     mode: str | None,
     arguments: tuple[str, ...],

@@ -118,7 +118,7 @@ def _group(name: str, config: Mapping[str, Any], index: Mapping[str, Any]) -> It
             yield from _group(name, given, index)
             continue
         other = [*own, *sorted(set(given) - {"task", "group", "task_alias", "group_alias"})]
-        found = given.get("group") or given.get("task")
+        found = str(given.get("group") or given.get("task"))
         if other or found not in index:
             what = f"sets {', '.join(other)} of" if other else "defines"
             raise ConfigError(f"lm-eval's group {name!r} {what} {found!r} by itself; ask its tasks one by one")
@@ -156,7 +156,7 @@ class _Data:
     @cached_property
     def source(self) -> Source | None:
         """The source of the table that it is, None where the table has no such data."""
-        path, name = self.config.get("dataset_path"), self.config.get("dataset_name")
+        path, name = str(self.config.get("dataset_path")), self.config.get("dataset_name")
         if (path, name) in SAME:
             return find_source(SAME[path, name][0])
         for source in SOURCES.values():
@@ -209,7 +209,7 @@ class _Data:
         path, name = str(self.config.get("dataset_path")), self.config.get("dataset_name")
         if found.source == "mmlu":
             rows = _subjects(found)
-            return rows.get(name, []) if name != "all" else [row for some in rows.values() for row in some]
+            return rows.get(str(name), []) if name != "all" else [row for some in rows.values() for row in some]
         shape = SAME.get((path, name), ("", None))[1]
         return [shape(row) for row in read_rows(found)] if shape else read_rows(found)
 
@@ -378,7 +378,7 @@ def load_harness(names: Sequence[str], template: str, base: Base, suite: Suite) 
 
     Args:
         names: Single tasks.
-        template: ``plain``: in the base's chat template, few-shot examples as turns, as ``--apply_chat_template`` has it;
+        template: ``plain``: in the base's chat template, few-shot examples as turns (``--apply_chat_template``);
             ``raw``: without one, as ``lm_eval`` asks by default.
         base: Whose tokenizer and chat template count.
         suite: Says how many documents are asked.

@@ -205,7 +205,7 @@ class EngineLM(LM):  # type: ignore[misc]
 
         about = identity(self._engine, self._fingerprint)
         folder = self._facts.folder if self._facts else None
-        wanted = {}
+        wanted: dict[str, Any] = {}
         keys = []
         for group in self._asker.asks(instances):
             mine = [replace(one, adapter=folder, fingerprint=self._fingerprint) for one in group]
@@ -224,7 +224,8 @@ class EngineLM(LM):  # type: ignore[misc]
             )
         for why in done.refused.values():
             raise AdapterError(why)
-        failed = [found.failed for key in wanted if (found := done.found.get(key)) is None or found.failed]
+        got = [done.found.get(key) for key in wanted]
+        failed = [one.failed if one else "no answer" for one in got if one is None or one.failed]
         if failed:
             raise MeasureError(
                 f"{len(failed)} of {len(wanted)} answers failed, and lm-eval has no way to leave them out; "

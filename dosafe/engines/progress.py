@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ class Live:
         found: Keys that the store has.
     """
 
-    def __init__(self, console: Console, cells: Mapping[object, Iterable[str]], found: Iterable[str]) -> None:
+    def __init__(self, console: Console, cells: Mapping[Any, Iterable[str]], found: Iterable[str]) -> None:
         there = set(found)
         self._missing = {cell: set(keys) - there for cell, keys in cells.items()}
         self._cells: dict[str, list[object]] = {}

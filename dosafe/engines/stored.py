@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dosafe.engines.base import Answer, Engine, Likelihood, Request, Scoring, identity
 from dosafe.engines.progress import Live
@@ -31,7 +31,7 @@ class Wanted:
     """The adapter's, None for the base."""
     requests: Mapping[str, Asked]
     """By their key in the store, so that the same prompt is asked once."""
-    cells: Mapping[object, Sequence[str]] = field(default_factory=dict)
+    cells: Mapping[Any, Sequence[str]] = field(default_factory=dict)
     """Keys by task and template, for the progress line."""
 
 
@@ -76,8 +76,12 @@ def answer_all(
     """
     found = store.get_many({key for who in wanted for key in who.requests})
     run = _Run(base_revision, engine, store, chunk or engine.chunk, found)
-    cells = {(who.fingerprint, cell): keys for who in wanted for cell, keys in who.cells.items()}
-    with Live(console, cells or {who.fingerprint: list(who.requests) for who in wanted}, run.found) as live:
+    cells: dict[Any, Sequence[str]] = {
+        (who.fingerprint, cell): keys
+        for who in wanted
+        for cell, keys in (who.cells or {None: list(who.requests)}).items()
+    }
+    with Live(console, cells, run.found) as live:
         for block in _parts(wanted, max(1, engine.block)):
             run.answer(block, live)
     return Answered(run.found, run.work, run.refused)
