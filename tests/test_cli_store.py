@@ -128,7 +128,7 @@ def test_a_store_that_is_none_is_one_line(run, tmp_path, verb):
 
 def test_prune_without_a_filter_removes_nothing(run, file):
     refused(run("prune"), "--adapter", "--keep-records")
-    refused(run("prune", "--yes"), "--adapter", "remove the file")
+    refused(run("prune", "--yes"), "--adapter", "remove the file itself")
     assert count(file) == 12
 
 

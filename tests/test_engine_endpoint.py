@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tiny import tiny_base
 from dosafe.adapters import Preflight, preflight
 from dosafe.bases import Base, folder_revision, load_model
 from dosafe.engines.base import Answer, Likelihood, Request, Scoring, identity
-from dosafe.engines.endpoint import PATIENCE, EndpointEngine
+from dosafe.engines.endpoint import NO_HEAD, PATIENCE, EndpointEngine
 from dosafe.errors import ConfigError, MeasureError, UserError
 
 pytest.importorskip("openai")
@@ -547,6 +548,39 @@ def test_a_server_that_does_not_echo_fails_likelihoods(base, complete):
     assert found.failed.startswith("the server does not echo a prompt's logprobs")
 
 
+def test_what_the_server_would_get_wrong_is_not_scored(base, tmp_path):
+    models = [{"id": "tiny"}, {"id": "a", "parent": "tiny"}, {"id": "b", "parent": "tiny"}, {"id": "c"}]
+    head = [
+        replace(adapter(tmp_path / name, digest), target_modules=modules)
+        for name, digest, modules in (("a", A, ("lm_head", "q_proj")), ("b", B, ("q_proj",)), ("c", C, ("lm_head",)))
+    ]
+    with Server(lambda body, _: echoed(body, best=-2.0), models) as server:
+        engine = EndpointEngine(base, server.url)
+        engine.prepare(head)
+        found = scores(engine, [Scoring(None, digest, (1, 2), (3,)) for digest in (None, A, B, C)])
+    assert [one.failed for one in found] == [None, NO_HEAD, None, None]
+    assert sorted(body["model"] for body in server.bodies) == ["b", "c", "tiny"]
+
+
+def test_the_base_shares_no_batch_with_adapters(base, tmp_path):
+    under_way: Counter[str] = Counter()
+    mixed = []
+
+    def complete(body: dict[str, Any], _: int) -> Any:
+        under_way[body["model"]] += 1
+        mixed.extend([dict(under_way)] if under_way["tiny"] and (under_way["a"] or under_way["b"]) else [])
+        time.sleep(0.01)
+        under_way[body["model"]] -= 1
+        return reply()
+
+    with Server(complete, [{"id": name} for name in ("tiny", "a", "b")]) as server:
+        engine = EndpointEngine(base, server.url, concurrency=8)
+        engine.prepare([adapter(tmp_path / "a", A), adapter(tmp_path / "b", B)])
+        answers(engine, [ask(i, (None, A, B)[i % 3]) for i in range(48)])
+    assert not mixed
+    assert server.most > 1
+
+
 @pytest.mark.parametrize(
     "url", ["", "localhost:8000/v1", "http://", "http://h:x/v1", "http://[::1/v1", "ftp://h/v1", "http://h/v1?key=1"]
 )
@@ -583,6 +617,7 @@ def vllm_serve(base: Base, loras: dict[str, Path], log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base.path)]
     command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enable-lora"]
+    command += ["--lora-target-modules", "q_proj", "v_proj"]
     command += ["--lora-modules", *(f"{name}={folder}" for name, folder in loras.items())]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:
@@ -627,10 +662,10 @@ def test_vllm_serves_what_transformers_computes(base, tmp_path):
         for n, word in enumerate(["an egg", "right", "short", "hot water", "one question", "help"])
     ]
     models = [(None, None), (checked.folder, checked.fingerprint)]
-    requests = [Request(*model, prompt, 40, ()) for model in models for prompt in prompts]
+    requests = [Request(*model, prompt, 40, ()) for prompt in prompts for model in models]
     plain = dict(local.generate(requests))
     # Stop strings that come up in these answers, one for each model.
-    marks = tuple(plain[i].text[9:12] for i in (0, len(prompts)))
+    marks = tuple(plain[i].text[9:12] for i in (0, 1))
     requests += [Request(*model, prompts[0], 40, marks) for model in models]
     scorings = [
         Scoring(*model, prompt, tuple(local.encode(text)))
@@ -650,7 +685,7 @@ def test_vllm_serves_what_transformers_computes(base, tmp_path):
 
     expected = dict(local.generate(requests))
     assert found == [expected[i] for i in range(len(requests))]
-    assert [answer.text for answer in found[:6]] != [answer.text for answer in found[6:12]]
+    assert [answer.text for answer in found[:12:2]] != [answer.text for answer in found[1:12:2]]
     assert [answer.finish for answer in found[12:]] == ["stop", "stop"]
     wanted = dict(local.score(scorings))
     for i, likelihood in enumerate(scored):

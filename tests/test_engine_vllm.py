@@ -133,8 +133,12 @@ def test_models_that_share_batches_answer_as_alone_and_as_transformers_says(base
         assert together == reference[name], name
         assert together == answers(served, requests(base, model)), name
     assert len({tuple(answer.text for answer in some) for some in reference.values()}) == len(adapters) + 1
-    # Adapters are dropped again.
+
+
+def test_adapters_are_dropped_again(base, adapters, served):
     assert served.block == SLOTS
+    for name in ("narrow", "wide", "uneven"):
+        answers(served, requests(base, adapters[name]))
     assert len(served._llm.llm_engine.list_loras()) == SLOTS
 
 

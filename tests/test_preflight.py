@@ -1,10 +1,10 @@
-"""What preflight says of an adapter beyond yes and no: the base it was made for, how it can be applied, one table."""
+"""Preflight beyond ``test_adapters``: vocabulary, revision, architecture, kinds of LoRA, who serves what, the table."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import re
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from test_adapters import CONFIGURATION, card, refused, tensors, write
+from safetensors.numpy import save_file
+from test_adapters import card, refused, tensors, write
 from tiny import tiny_base
 
-from dosafe.adapters import CARD, CONFIG, Preflight, fingerprint, preflight, preflight_table
+from dosafe.adapters import CARD, CONFIG, WEIGHTS, fingerprint, preflight, preflight_table
 from dosafe.bases import Base, resolve_base
 from dosafe.cli.main import main
 
-HEAD, EMBEDDING = "base_model.model.lm_head", "base_model.model.model.embed_tokens"
-LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+EMBEDDING = "base_model.model.model.embed_tokens"
+HEAD = "base_model.model.lm_head"
+VOCABULARY = 300  # of the tiny base, whose head is tied to its embedding
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,308 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return resolve_base(str(tiny_base(tmp_path_factory.mktemp("bases") / "tiny")))
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run ``dosafe preflight`` in an empty folder; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
+def zeros(*shape: int) -> Any:
+    return np.zeros(shape, np.float32)
 
-    def call(*arguments: Any) -> tuple[int, str, str]:
+
+def shown(good: Any, why: Any = None, width: int = 400) -> str:
+    console = Console(width=width, record=True, file=Path(os.devnull).open("w"), force_terminal=False)  # noqa: SIM115
+    console.print(preflight_table(good, why))
+    return console.export_text()
+
+
+# vocabulary
+
+
+@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+@pytest.mark.parametrize("end", [".weight", ".base_layer.weight"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_another_vocabulary_is_refused_with_both_numbers(
+    tmp_path: Path, base: Base, name: str, end: str, saved: bool
+) -> None:
+    weights = {**tensors(), f"{name}{end}": zeros(VOCABULARY + 7, 32)}
+    module = name.rpartition(".")[2]
+    folder = write(tmp_path / "a", weights, modules_to_save=[module] if saved else None)
+    refused(folder, base, rf"{module} has a vocabulary of 307 tokens, this base's has {VOCABULARY}; pass the --base")
+
+
+@pytest.mark.parametrize("name", [f"{EMBEDDING}.weight", f"{EMBEDDING}.base_layer.weight", f"{HEAD}.weight"])
+def test_a_copy_of_the_bases_embedding_is_refused(tmp_path: Path, base: Base, name: str) -> None:
+    folder = write(tmp_path / "a", {**tensors(), name: zeros(VOCABULARY, 32)})
+    refused(folder, base, r"copy of the base's .*save_embedding_layers=False")
+
+
+def test_what_peft_saves_with_an_embedding_is_refused_and_its_advice_works(tmp_path: Path, base: Base) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from dosafe.bases import load_model
+
+    config = LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(base, "fp32", "cpu"), config)
+    model.save_pretrained(tmp_path / "a", save_embedding_layers=True)
+    refused(tmp_path / "a", base, "save_embedding_layers=False")
+    model.save_pretrained(tmp_path / "b", save_embedding_layers=False)
+    facts = preflight(tmp_path / "b", base)
+    assert facts.target_modules == ("embed_tokens", "q_proj")
+    assert facts.why_not_served == "changes embeddings (embed_tokens)"
+
+
+def test_a_lora_on_a_tied_head_is_known(tmp_path: Path, base: Base) -> None:
+    def head(out: int) -> dict[str, Any]:
+        return {**tensors(), f"{HEAD}.lora_A.weight": zeros(4, 32), f"{HEAD}.lora_B.weight": zeros(out, 4)}
+
+    targets = ["q_proj", "v_proj", "lm_head"]
+    facts = preflight(write(tmp_path / "a", head(VOCABULARY), target_modules=targets), base)
+    assert facts.why_not_served == "changes embeddings (lm_head)"
+    refused(write(tmp_path / "b", head(VOCABULARY + 1), target_modules=targets), base, "for another base")
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.score.weight", "base_model.model.model.layers.9.mlp.up_proj.weight"]
+)
+def test_a_saved_module_that_the_base_has_not(tmp_path: Path, base: Base, name: str) -> None:
+    folder = write(tmp_path / "a", {**tensors(), name: zeros(2, 32)}, modules_to_save=["score", "up_proj"])
+    refused(folder, base, "for another base than tiny: it has no")
+
+
+# where it comes from
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"revision": "0123456789abcdef"}, r"asks for revision 0123456789abcdef of its base, given [0-9a-f]{12}"),
+        (
+            {"auto_mapping": {"base_model_class": "MistralForCausalLM", "parent_library": "transformers.models.x"}},
+            "its base is a MistralForCausalLM, tiny is a LlamaForCausalLM",
+        ),
+        ({"base_model_name_or_path": "org/other\nx\x1b[31m"}, r"made for base org/other x \[31m, given tiny"),
+    ],
+)
+def test_another_revision_or_architecture_warns(tmp_path: Path, base: Base, changes: Any, match: str) -> None:
+    folder = write(tmp_path / "a", **changes)
+    (warning,) = preflight(folder, base).warnings
+    assert re.search(match, warning)
+    assert warning.isprintable()
+    (folder / CARD).write_text(card(base))  # whoever knows better says so in the card
+    assert preflight(folder, base).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"revision": None},
+        {"revision": ""},
+        {"revision": 7},
+        {"auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama"}},
+        {"auto_mapping": {"base_model_class": None, "parent_library": None}},
+    ],
+)
+def test_what_says_nothing_else_does_not_warn(tmp_path: Path, base: Base, changes: Any) -> None:
+    assert preflight(write(tmp_path / "a", **changes), base).warnings == ()
+
+
+def test_the_bases_own_revision_does_not_warn(tmp_path: Path, base: Base) -> None:
+    assert preflight(write(tmp_path / "a", revision=base.revision + "0" * 28), base).warnings == ()
+
+
+def test_what_it_was_made_for(tmp_path: Path, base: Base) -> None:
+    folder = write(tmp_path / "a")
+    assert preflight(folder, base).made_for == "tiny"
+    (folder / CARD).write_text(card(base))
+    facts = preflight(folder, base)
+    assert facts.made_for == f"tiny@{base.revision[:8]}"
+    assert facts.name == "piqa/benign/none"
+    assert preflight(write(tmp_path / "run" / "adapter"), base).name == "run"
+
+
+def test_the_template_of_its_own_is_told(tmp_path: Path, base: Base) -> None:
+    folder = write(tmp_path / "a")
+    assert preflight(folder, base).template is None
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert preflight(folder, base, allow_template=True).template == sha256(b"{{ messages }}").hexdigest()[:12]
+    (folder / "chat_template.jinja").unlink()
+    (folder / CARD).write_text(card(base, chat_template_sha256="ab" * 32))
+    assert preflight(folder, base, allow_template=True).template == "ab" * 6
+
+
+# kinds of LoRA
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_qalora": True},
+        {"use_bdlora": {"nblocks": 2}},
+        {"kasa_config": {"beta": 1}},
+        {"arrow_config": {"top_k": 2}},
+        {"monteclora_config": {"x": 1}},
+        {"alora_invocation_tokens": [1, 2]},
+        {"layer_replication": [[0, 1]]},
+        {"target_parameters": ["experts.down_proj"]},
+        {"trainable_token_indices": [1]},
+    ],
+)
+def test_kinds_that_are_no_plain_lora_are_refused(tmp_path: Path, base: Base, changes: dict[str, Any]) -> None:
+    refused(write(tmp_path / "a", **changes), base, f"a LoRA with {next(iter(changes))} cannot be evaluated")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"alpha_pattern": {"q_proj": "x"}}, r"alpha_pattern\['q_proj'\] is 'x'; a number"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is list"),
+        ({"alpha_pattern": {"(": 2}}, "no pattern of module names"),
+        ({"rank_pattern": {"": 4}}, "no pattern of module names"),
+        ({"peft_type": "x" * 5000}, r"peft_type is 'x+\.\.\.'"),
+    ],
+)
+def test_bad_patterns(tmp_path: Path, base: Base, changes: dict[str, Any], match: str) -> None:
+    refused(write(tmp_path / "a", **changes), base, match)
+
+
+def biased() -> dict[str, Any]:
+    weights = tensors()
+    for name in [name for name in weights if ".lora_B." in name]:
+        weights[name.replace(".weight", ".bias")] = zeros(len(weights[name]))
+    return weights
+
+
+SERVED: list[tuple[dict[str, Any], dict[str, Any] | None, str | None]] = [
+    ({}, None, None),
+    ({"use_rslora": True, "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 2}}, None, None),
+    ({"init_lora_weights": "gaussian"}, None, None),
+    ({"use_dora": True}, None, "is a DoRA"),
+    ({"lora_bias": True}, biased(), "changes biases"),
+    ({"bias": "lora_only"}, None, "changes biases"),
+    ({"bias": None}, None, "changes biases"),
+    (
+        {"modules_to_save": ["embed_tokens"]},
+        {**tensors(), f"{EMBEDDING}.weight": zeros(VOCABULARY, 32)},
+        "replaces whole modules (embed_tokens)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "weights", "why"), SERVED)
+def test_who_serves_what(tmp_path: Path, base: Base, changes: Any, weights: Any, why: str | None) -> None:
+    facts = preflight(write(tmp_path / "a", weights, **changes), base)
+    assert (facts.why_not_served, facts.servable) == (why, why is None)
+
+
+@pytest.mark.vllm
+def test_vllm_refuses_just_what_we_call_not_servable(tmp_path: Path, base: Base) -> None:
+    pytest.importorskip("vllm")
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+
+    limits = LoRAConfig(max_lora_rank=512, max_loras=1)
+    for number, (changes, weights, _) in enumerate(SERVED):
+        folder = write(tmp_path / str(number), weights, **changes)
+        helper = PEFTHelper.from_local_dir(str(folder), None)
+        try:
+            helper.validate_legal(limits)
+            theirs = True
+        except ValueError:
+            theirs = False
+        assert preflight(folder, base).servable == theirs, changes
+
+
+def test_biases_of_another_shape(tmp_path: Path, base: Base) -> None:
+    weights = {**tensors(), "base_model.model.model.layers.0.self_attn.q_proj.bias": zeros(32)}
+    refused(write(tmp_path / "a", weights, bias="lora_only"), base, "it has no 'model.layers.0.self_attn.q_proj.bias'")
+
+
+# hostile files
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"peft_type": "LORA", "layers_pattern": "\\ud800"}', "not valid JSON"),
+        ('{"peft_type": "LORA", "layers_pattern": 1e999}', "not valid JSON"),
+        ("\ufeff{}", "not valid JSON"),
+    ],
+)
+def test_a_config_that_cannot_be_hashed(tmp_path: Path, base: Base, text: str, match: str) -> None:
+    (write(tmp_path / "a") / CONFIG).write_text(text)
+    refused(tmp_path / "a", base, match)
+
+
+@pytest.mark.parametrize("change", [('"shape":[4,32]', '"shape":[1e999]'), ("q_proj", "q_\\ud800")])
+def test_a_header_that_cannot_be_counted_or_hashed(tmp_path: Path, base: Base, change: tuple[str, str]) -> None:
+    file = write(tmp_path / "a") / WEIGHTS
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].decode()
+    assert change[0] in header
+    header = header.replace(*change, 1)
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + data[8 + length :])
+    refused(tmp_path / "a", base, "not a whole safetensors file")
+
+
+def test_a_template_that_is_no_text(tmp_path: Path, base: Base) -> None:
+    (write(tmp_path / "a") / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    refused(tmp_path / "a", base, "not UTF-8")
+    refused(tmp_path / "a", base, "not UTF-8", allow_template=True)
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, base: Base) -> None:
+    refused(write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))), base, r"caf\\udce9': the path is not UTF-8")
+    refused(write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9/adapter"))), base, "the path is not UTF-8")
+
+
+def test_a_name_that_would_write_on_the_terminal(tmp_path: Path, base: Base) -> None:
+    (write(tmp_path / "a") / "x\n\x1b[31m.bin").write_bytes(b"")
+    refused(tmp_path / "a", base, r"x  \[31m.bin may be pickled")
+
+
+def test_a_path_that_is_too_long(tmp_path: Path, base: Base) -> None:
+    refused(tmp_path / ("x" * 5000), base, "cannot be read")
+
+
+# the table
+
+
+def test_the_table_has_a_row_for_each(tmp_path: Path, base: Base) -> None:
+    plain = preflight(write(tmp_path / "[red]plain"), base)
+    folder = write(tmp_path / "celled", use_dora=True)
+    (folder / CARD).write_text(card(base, chat_template_sha256="cd" * 32, cell="piqa/[b]aoa[/b]/none"))
+    celled = preflight(folder, base, allow_template=True)
+    bad = tmp_path / "bad[/]\x1b[31m"
+    text = shown([plain, celled], {bad: f"{bad}: holds [x] NaN values; train the adapter again"})
+    lines = [line for line in text.splitlines() if "│" in line]
+    assert len(lines) == 3
+    for part in (
+        "[red]plain",
+        plain.fingerprint[:12],
+        "4",
+        "q_proj, v_proj",
+        "tiny",
+        "the base's",
+        "lora, merged",
+        "ok",
+    ):
+        assert part in lines[0]
+    for part in ("piqa/[b]aoa[/b]/none", f"tiny@{base.revision[:8]}", "own cdcdcdcdcdcd", "merged only: is a DoRA"):
+        assert part in lines[1]
+    assert "holds [x] NaN values; train the adapter again" in lines[2]
+    assert "bad[/]" in lines[2]
+    assert lines[2].count("bad[/]") == 1
+    assert "\x1b" not in text
+
+
+def test_the_table_of_many_keeps_its_rows(tmp_path: Path, base: Base) -> None:
+    one = preflight(write(tmp_path / "a"), base)
+    assert shown([one] * 64).count(one.fingerprint[:12]) == 64
+
+
+# the verb
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: Any) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["dosafe", "preflight", *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
             main()
@@ -44,279 +342,52 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
-def cells(out: str) -> list[list[str]]:
-    """The rows of a printed table; one that is folded goes over several lines."""
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-
-
-def lora(module: str, out: int, into: int, r: int = 4) -> dict[str, Any]:
-    return {f"{module}.lora_A.weight": np.ones((r, into), "f4"), f"{module}.lora_B.weight": np.ones((out, r), "f4")}
-
-
-# --- the vocabulary
-
-
-@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
-@pytest.mark.parametrize("saved", [True, False])
-def test_an_embedding_of_another_vocabulary_is_refused_with_both_sizes(tmp_path, base, name, saved):
-    # The tiny base ties its head to the embedding, so that lm_head is in no file of it.
-    stem = {"embed_tokens": EMBEDDING, "lm_head": HEAD}[name]
-    weights = {**tensors(), f"{stem}.weight": np.zeros((310, 32), np.float32)}
-    folder = write(tmp_path / "a", weights, modules_to_save=[name] if saved else None)
-    refused(folder, base, rf"its {name} has a vocabulary of 310 tokens, this base's has 300.*--base")
-
-
-def test_a_head_of_another_width_is_refused(tmp_path, base):
-    weights = {**tensors(), f"{HEAD}.weight": np.zeros((300, 16), np.float32)}
-    refused(
-        write(tmp_path / "a", weights, modules_to_save=["lm_head"]), base, r"\[300, 16\], this base has \[300, 32\]"
-    )
-
-
-@pytest.mark.parametrize("end", [".weight", ".base_layer.weight"])
-def test_a_copy_of_the_bases_embedding_is_refused(tmp_path, base, end):
-    weights = {**tensors(), f"{EMBEDDING}{end}": np.zeros((300, 32), np.float32)}
-    refused(write(tmp_path / "a", weights), base, "copy of the base's embed_tokens.*save_embedding_layers=False")
-
-
-# --- the base's revision and architecture
-
-
-def test_a_config_of_another_revision_warns(tmp_path, base):
-    (warning,) = preflight(write(tmp_path / "a", revision="0123456789ab"), base).warnings
-    assert "revision 0123456789ab" in warning
-    assert base.revision in warning
-    assert preflight(write(tmp_path / "b", revision=base.revision), base).warnings == ()
-    assert preflight(write(tmp_path / "c", revision=f"{base.revision}{'0' * 28}"), base).warnings == ()
-    assert preflight(write(tmp_path / "d", revision=None), base).warnings == ()
-
-
-def test_a_config_of_another_architecture_warns(tmp_path, base):
-    def of(name: str) -> dict[str, Any]:
-        return {"auto_mapping": {"base_model_class": name, "parent_library": "transformers.models.x"}}
-
-    (warning,) = preflight(write(tmp_path / "a", **of("MistralForCausalLM")), base).warnings
-    assert "MistralForCausalLM" in warning
-    assert "LlamaForCausalLM" in warning
-    assert preflight(write(tmp_path / "b", **of("LlamaForCausalLM")), base).warnings == ()
-
-
-def test_which_base_it_was_made_for(tmp_path, base):
-    folder = write(tmp_path / "a", base_model_name_or_path="org/tiny")
-    assert preflight(folder, base).made_for == "org/tiny"
-    (folder / CARD).write_text(card(base))
-    assert preflight(folder, base).made_for == f"{base.name}@{base.revision[:8]}"
-    assert preflight(write(tmp_path / "b", base_model_name_or_path=None), base).made_for is None
-
-
-# --- the chat template
-
-
-def test_an_own_template_is_told_where_it_is_allowed(tmp_path, base):
-    folder = write(tmp_path / "a")
-    assert preflight(folder, base).template is None
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    facts = preflight(folder, base, allow_template=True)
-    assert facts.template == sha256(b"{{ messages }}").hexdigest()[:12]
-    (folder / "chat_template.jinja").unlink()
-    (folder / CARD).write_text(card(base, chat_template_sha256="0123456789abcdef"))
-    assert preflight(folder, base, allow_template=True).template == "0123456789ab"
-
-
-# --- what vLLM serves
-
-
-UNSERVED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"use_dora": True}, {}, "DoRA"),
-    ({"lora_bias": True}, {f"{LAYER}.lora_B.bias": np.zeros(32, "f4")}, "biases"),
-    ({"bias": "lora_only"}, {}, "biases"),
-    ({"modules_to_save": ["lm_head"]}, {f"{HEAD}.weight": np.zeros((300, 32), "f4")}, "whole modules (lm_head)"),
-    ({"target_modules": ["q_proj", "v_proj", "lm_head"]}, lora(HEAD, 300, 32), "embeddings (lm_head)"),
-    (
-        {"target_modules": ["q_proj", "v_proj", "embed_tokens"]},
-        {
-            f"{EMBEDDING}.lora_embedding_A": np.ones((4, 300), "f4"),
-            f"{EMBEDDING}.lora_embedding_B": np.ones((32, 4), "f4"),
-        },
-        "embeddings (embed_tokens)",
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "weights", "why"), UNSERVED)
-def test_why_an_adapter_is_not_served(tmp_path, base, changes, weights, why):
-    facts = preflight(write(tmp_path / "a", {**tensors(), **weights}, **changes), base)
-    assert not facts.servable
-    assert facts.why_not_served is not None
-    assert why in facts.why_not_served
-
-
-SERVED: list[dict[str, Any]] = [
-    {},
-    {"use_rslora": True},
-    {"rank_pattern": {"q_proj": 4}},
-    {"alpha_pattern": {"q_proj": 2}},
-]
-
-
-@pytest.mark.parametrize("changes", SERVED)
-def test_what_is_served(tmp_path, base, changes):
-    facts = preflight(write(tmp_path / "a", **changes), base)
-    assert (facts.servable, facts.why_not_served) == (True, None)
-
-
-@pytest.mark.vllm
-@pytest.mark.parametrize(
-    "changes", [*((c, True) for c in SERVED), *((c, False) for c, _, w in UNSERVED if "embed" not in w)]
-)
-def test_vllm_agrees(changes):
-    """vLLM's own rules, so that a new version of it that takes more, or less, is noticed."""
-    helper = pytest.importorskip("vllm.lora.peft_helper")
-    from vllm.config.lora import LoRAConfig
-
-    settings, served = changes
-    found = helper.PEFTHelper.from_dict({**CONFIGURATION, **settings})
-    limits = LoRAConfig(max_lora_rank=512)
-    if served:
-        found.validate_legal(limits)
-    else:
-        with pytest.raises(ValueError, match="support"):
-            found.validate_legal(limits)
-
-
-# --- folders that cannot be named
-
-
-def test_a_folder_whose_name_is_no_text_is_one_clear_error(tmp_path, base):
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ad\xffapter"))
-    try:
-        write(folder)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 only")
-    refused(folder, base, "not UTF-8; rename the folder")
-
-
-def test_a_folder_whose_name_is_no_text_can_be_printed(tmp_path, base):
-    """In a process of its own, whose streams are as strict as a user's."""
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ad\xffapter"))
-    try:
-        write(folder)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 only")
-    for form in ([], ["--json"]):
-        command = [sys.executable, "-m", "dosafe", "preflight", str(folder), "--base", str(base.path), *form]
-        done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
-        assert done.returncode == 2, done.stderr
-        assert done.stderr == b""
-        assert "not UTF-8" in " ".join(done.stdout.decode().split())
-
-
-# --- the table
-
-
-def shown(good: list[Preflight], skipped: dict[Path, str], width: int = 250) -> str:
-    console = Console(width=width)
-    with console.capture() as caught:
-        console.print(preflight_table(good, skipped))
-    return caught.get()
-
-
-def test_the_table_has_a_row_for_each_adapter(tmp_path, base):
-    plain = write(tmp_path / "plain")
-    (plain / CARD).write_text(card(base))
-    head = {**tensors(), f"{HEAD}.weight": np.zeros((300, 32), np.float32)}
-    other = write(tmp_path / "with head", head, modules_to_save=["lm_head"])
-    good = [preflight(plain, base), preflight(other, base)]
-    bad = tmp_path / "bad"
-    first, second, third = cells(shown(good, {bad: f"{bad}: rank is 0; give another"}))
-    assert first == [
-        "piqa/benign/none",
-        fingerprint(plain)[:12],
-        "4",
-        "q_proj, v_proj",
-        "-",
-        f"tiny@{base.revision[:8]}",
-        "the base's",
-        "lora, merged",
-        "ok",
-    ]
-    assert (second[0], second[4], second[5]) == ("with head", "lm_head", "tiny")
-    assert second[7] == "merged only: replaces whole modules (lm_head)"
-    assert (third[0], third[1], third[-1]) == (str(bad), "-", "rank is 0; give another")
-
-
-def test_markup_in_names_is_shown_as_it_is(tmp_path, base):
-    folder = write(tmp_path / "[bold red]a", base_model_name_or_path="org/[blink]tiny")
-    out = shown([preflight(folder, base)], {Path("[link=x]b"): "[dim]c\x1b[31m"})
-    for text in ("[bold red]a", "org/[blink]tiny", "[link=x]b", "[dim]c [31m"):
-        assert text in out
-    assert "\x1b" not in out
-
-
-# --- the verb
-
-
-def test_all_good(run, base):
-    write(Path("a"))
-    write(Path("b"), lora_alpha=16)
-    code, out, err = run("a", "b", "--base", base.path)
-    assert (code, err) == (0, "")
-    assert [(row[0], row[-1]) for row in cells(out)] == [("a", "ok"), ("b", "ok")]
-
-
-def test_one_refused_is_exit_code_2_and_the_others_are_still_told(run, base):
-    write(Path("a"))
-    write(Path("b"), r=0)
-    code, out, err = run("b", "a", "none", "--base", base.path)
-    assert (code, err) == (2, "")
-    text = " ".join(out.split())
-    assert "from 1 to 512" in text
-    assert "no adapter folder none" in text
-    assert [row[0] for row in cells(out) if row[-1] == "ok"] == ["a"]
-
-
-def test_as_json(run, base):
-    write(Path("a"), revision="0123456789ab")
-    write(Path("b"), r=0)
-    code, out, err = run("a", "b", "--base", base.path, "--json")
-    good, bad = json.loads(out)
-    assert code == 2
-    assert (good["folder"], good["ok"], good["rank"], good["target_modules"]) == ("a", True, 4, ["q_proj", "v_proj"])
-    assert good["fingerprint"] == fingerprint(Path("a"))
-    assert good["why_not_served"] is None
-    assert (bad["folder"], bad["ok"]) == ("b", False)
-    assert "from 1 to 512" in bad["why"]
-    assert good["warnings"][0] in err
-
-
-def test_allow_template(run, base):
-    (write(Path("a")) / "chat_template.jinja").write_text("{{ messages }}")
-    code, out, _ = run("a", "--base", base.path)
-    assert (code, "--allow-template" in " ".join(out.split())) == (2, True)
-    code, out, _ = run("a", "--base", base.path, "--allow-template")
+def test_the_verb_shows_all_and_ends_with_2_if_any_is_refused(run: Any, tmp_path: Path, base: Base) -> None:
+    good, other = write(tmp_path / "good"), write(tmp_path / "other", base_model_name_or_path="org/other")
+    code, out, err = run(good, other, "--base", base.path)
     assert code == 0
-    assert "own" in cells(out)[0][6]
+    assert out.count("lora, merged") == 2
+    assert "made for base org/other" in err
+    broken = write(tmp_path / "broken", r=0)
+    code, out, _ = run(broken, good, tmp_path / "missing", "--base", base.path)
+    assert code == 2
+    for part in (fingerprint(good)[:12], "from 1 to 512", "no adapter folder"):
+        assert part in " ".join(out.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [([], "ADAPTER"), (["a"], "--base"), (["a", "--base", "smollm2-135n"], "did you mean 'smollm2-135m'")],
-)
-def test_bad_input_is_one_line(run, arguments, part):
+def test_the_verb_as_json(run: Any, tmp_path: Path, base: Base) -> None:
+    good, broken = write(tmp_path / "good"), write(tmp_path / "broken", r=0)
+    code, out, _ = run(good, broken, good, "--base", base.path, "--json")
+    assert code == 2
+    one, two = json.loads(out)
+    assert (one["ok"], one["fingerprint"], one["rank"]) == (True, fingerprint(good), 4)
+    assert (two["ok"], two["folder"]) == (False, str(broken))
+    assert "from 1 to 512" in two["why"]
+
+
+def test_the_verb_allows_a_template(run: Any, tmp_path: Path, base: Base) -> None:
+    folder = write(tmp_path / "a")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert run(folder, "--base", base.path)[0] == 2
+    code, out, _ = run(folder, "--base", base.path, "--allow-template")
+    assert code == 0
+    assert "not used" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["x"], ["x", "--base", "no/such/folder/"]])
+def test_the_verb_without_what_it_needs(run: Any, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert part in err
 
 
-def test_no_model_is_loaded(base, tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from dosafe.adapters import preflight; from dosafe.bases import Base\n"
-        "preflight(Path(sys.argv[1]), Base('tiny', 'tiny', 'rev', Path(sys.argv[2])))\n"
-        "print([name for name in ('torch', 'transformers', 'peft', 'vllm') if name in sys.modules])"
-    )
+def test_an_odd_name_ends_in_one_line(run: Any, tmp_path: Path, base: Base) -> None:
+    odd = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    code, out, _ = run(odd, "--base", base.path)
+    assert code == 2
+    assert "not UTF-8" in " ".join(out.split())
+
+
+def test_unknown_tensors_beside_a_head(tmp_path: Path, base: Base) -> None:
     folder = write(tmp_path / "a")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), str(base.path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-    assert (folder / CONFIG).is_file()
+    save_file({**tensors(), f"{HEAD}.weight_scale": zeros(1)}, folder / WEIGHTS)
+    refused(folder, base, "no part of a LoRA")

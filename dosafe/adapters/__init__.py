@@ -1,10 +1,9 @@
 """Adapter folders: what one is (fingerprint), where it comes from (card), and whether it may be loaded (preflight)."""
 
 from dosafe.adapters.card import CARD, SCHEMA_VERSION, Card, CardBase, Heldout, read_card
-from dosafe.adapters.checks import PICKLES, Preflight, base_shapes, preflight
-from dosafe.adapters.files import CONFIG, WEIGHTS, effective_config, fingerprint, read_config, read_template
+from dosafe.adapters.checks import PICKLES, Preflight, preflight
+from dosafe.adapters.files import CONFIG, WEIGHTS, fingerprint
 from dosafe.adapters.table import preflight_table
-from dosafe.adapters.weights import TensorInfo, read_header
 
 __all__ = [
     "CARD",
@@ -16,14 +15,8 @@ __all__ = [
     "CardBase",
     "Heldout",
     "Preflight",
-    "TensorInfo",
-    "base_shapes",
-    "effective_config",
     "fingerprint",
     "preflight",
     "preflight_table",
     "read_card",
-    "read_config",
-    "read_header",
-    "read_template",
 ]

@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if size > MAX_CONFIG_BYTES:
         raise AdapterError(f"{path}: {size} bytes, at most {MAX_CONFIG_BYTES} are read")
     try:
-        values = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        values = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
         canonical_json(values).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
     except (ValueError, RecursionError):
         raise AdapterError(f"{path}: not valid JSON") from None

@@ -52,7 +52,7 @@ def filter_options(command: F) -> F:
                 type=click.Path(path_type=Path, exists=True, file_okay=False),
                 help="Of adapters and bases that have no record in this folder.",
             ),
-            click.option("--earlier", is_flag=True, help="Made by an earlier dosafe that no run can find any more."),
+            click.option("--earlier", is_flag=True, help="Made by an earlier dosafe; no run finds them any more."),
         )
     ):
         command = option(command)
@@ -68,7 +68,7 @@ def store() -> None:
 @file_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def stat(file: Path, as_json: bool) -> None:
-    """Say what the store holds: of which base and adapter, by which engine, how much and since when."""
+    """Say what it holds, by base, adapter and engine."""
     with _open(file) as kept:
         held, size, plans = kept.held(), kept.size(), kept.old_plans()
     if as_json:
@@ -78,7 +78,7 @@ def stat(file: Path, as_json: bool) -> None:
     _print(held_table(held))
     _sum_up(file, held, f"{size / 1e6:.1f} MB")
     if plans:
-        click.echo(f"plans of runs that were cut off more than a day ago: {plans}; `dosafe store prune` removes them")
+        click.echo(f"plans of runs that were begun more than a day ago and not ended: {plans}; any prune removes them")
 
 
 @store.command()
@@ -86,10 +86,10 @@ def stat(file: Path, as_json: bool) -> None:
 @filter_options
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
 def prune(file: Path, yes: bool, **filters: Any) -> None:
-    """List the rows that fit all the given options, and with --yes remove them.
+    """List the rows that the options choose; remove them with --yes.
 
-    What is removed is generated again where a run wants it. Along go plans of runs that were cut off more than a day
-    ago. Without any option nothing is removed.
+    A row must fit all the given options; without any, nothing is removed. What is removed is generated again where a
+    run wants it. Along go the plans of runs that were begun more than a day ago and not ended.
     """
     from dosafe.errors import UserError
     from dosafe.store import Selection
@@ -97,8 +97,8 @@ def prune(file: Path, yes: bool, **filters: Any) -> None:
     which = selection(**filters)
     if which == Selection():
         raise UserError(
-            "say what is to be removed: --adapter, --base, --engine, --before, --keep-records or --earlier; "
-            "to remove everything, remove the file"
+            "nothing says what to remove: give --adapter, --base, --engine, --before, --keep-records or --earlier; "
+            "to remove everything, remove the file itself"
         )
     with _open(file) as kept:
         held, plans = kept.held(which), kept.old_plans()
@@ -122,10 +122,10 @@ def prune(file: Path, yes: bool, **filters: Any) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File of JSON lines to write.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def export(file: Path, out: Path, force: bool, **filters: Any) -> None:
-    """Write the rows that fit all the given options, or all of them, as JSON lines that only you may read.
+    """Write rows as JSON lines, to a file that only you may read.
 
-    A line has key, base, adapter, engine, made (Unix seconds), and answer, tokens and finish, or logprob (nats) and
-    greedy.
+    A row must fit all the given options; without any, all are written. A line has key, base, adapter, engine, made
+    (Unix seconds), and answer, tokens and finish, or logprob (nats; null is minus infinity) and greedy.
     """
     from dosafe.errors import UserError
 

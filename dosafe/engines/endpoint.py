@@ -40,6 +40,10 @@ PATIENCE = 20
 """Requests in a row without any answer of the server after which it is given up."""
 NO_ECHO = "the server does not echo a prompt's logprobs (echo=true, logprobs=1); score with another engine"
 
+HEAD = "lm_head"
+NO_HEAD = f"vLLM leaves a LoRA of {HEAD} out of a prompt's logprobs; serve the adapter merged, or use another engine"
+"""https://github.com/vllm-project/vllm/issues/51594"""
+
 
 class EndpointEngine(Tokenized):
     """Greedy answers and likelihoods of the models that a server offers at ``/v1/completions``.
@@ -49,6 +53,9 @@ class EndpointEngine(Tokenized):
     What the server computes with cannot be verified from here: its version, its precision and the weights behind a
     name are as it says. The store therefore tells servers apart by their address, and by the model's name where
     ``served`` gives it; after a change of the server's software or weights use another store.
+
+    vLLM on a CPU scores prompts beside LoRA adapters only where it is started with ``--lora-target-modules`` and the
+    names of the layers that they change; without, the first such request ends it.
 
     The number of tokens is the server's ``completion_tokens``. vLLM counts the end token there, which is taken off
     (it is known by its ``stop_reason``); where another server counts it, it stays counted.
@@ -97,13 +104,13 @@ class EndpointEngine(Tokenized):
         self._timeout = timeout
         self._retries = retries
         self._adapters: dict[str, Preflight] = {}
-        self._names: dict[str | None, str] | None = None
+        self._cards: dict[str | None, _Card] | None = None
         self._unanswered = 0
 
     def prepare(self, adapters: Sequence[Preflight]) -> None:
         """Take note of the adapters; whether they are served is asked with the first request."""
         self._adapters = {adapter.fingerprint: adapter for adapter in adapters}
-        self._names = None
+        self._cards = None
 
     def mode(self, fingerprint: str | None) -> str:
         """Say where a model is served, and under which name where ``served`` gives it."""
@@ -133,24 +140,28 @@ class EndpointEngine(Tokenized):
     def _each(
         self,
         requests: Sequence[_Asked],
-        ask: Callable[[str, _Asked], _Outcome],
+        ask: Callable[[_Card, _Asked], _Outcome],
         failed: Callable[[str], _Outcome],
     ) -> Iterator[tuple[int, _Outcome]]:
         if not requests:
             return
-        names = self._models({request.fingerprint for request in requests})
+        models = self._models({request.fingerprint for request in requests})
+        of_base = [i for i, request in enumerate(requests) if request.fingerprint is None]
+        of_adapters = [i for i, request in enumerate(requests) if request.fingerprint is not None]
         pool = ThreadPoolExecutor(self._concurrency)
         try:
-            asked = {pool.submit(ask, names[request.fingerprint], request): i for i, request in enumerate(requests)}
-            for future in as_completed(asked):
-                try:
-                    outcome = future.result()
-                except _FailedError as error:
-                    self._count(error)
-                    outcome = failed(error.reason)
-                else:
-                    self._unanswered = 0
-                yield asked[future], outcome
+            # On a CPU vLLM gives the base's rows an adapter's weights when they share a batch with adapters.
+            for part in (of_base, of_adapters):
+                asked = {pool.submit(ask, models[requests[i].fingerprint], requests[i]): i for i in part}
+                for future in as_completed(asked):
+                    try:
+                        outcome = future.result()
+                    except _FailedError as error:
+                        self._count(error)
+                        outcome = failed(error.reason)
+                    else:
+                        self._unanswered = 0
+                    yield asked[future], outcome
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -163,7 +174,7 @@ class EndpointEngine(Tokenized):
                 "generated is kept, mend the server and run the same command again"
             )
 
-    def _answer(self, model: str, request: Request) -> Answer:
+    def _answer(self, model: _Card, request: Request) -> Answer:
         stop = [mark for mark in request.stop if mark]
         choice, tokens = self._complete(
             model, request.prompt, max_tokens=request.max_new_tokens, stop=stop[:MOST_STOPS] or None
@@ -175,7 +186,10 @@ class EndpointEngine(Tokenized):
         text = cut(choice.text, stop)
         return Answer(text, tokens, "length" if choice.finish_reason == "length" and text == choice.text else "stop")
 
-    def _likelihood(self, model: str, request: Scoring) -> Likelihood:
+    def _likelihood(self, model: _Card, request: Scoring) -> Likelihood:
+        adapter = self._adapters.get(request.fingerprint or "")
+        if model.parent and adapter and HEAD in adapter.target_modules:
+            raise _FailedError(NO_HEAD)
         begin, end = len(request.prompt), len(request.prompt) + len(request.continuation)
         choice, _ = self._complete(model, (*request.prompt, *request.continuation), max_tokens=1, echo=True, logprobs=1)
         found = choice.logprobs
@@ -189,14 +203,14 @@ class EndpointEngine(Tokenized):
             raise _FailedError(NO_ECHO)
         return Likelihood(sum(chosen), all(value >= top for value, top in zip(chosen, tops, strict=True)))
 
-    def _complete(self, model: str, prompt: Sequence[int], **options: Any) -> tuple[_Choice, int]:
+    def _complete(self, model: _Card, prompt: Sequence[int], **options: Any) -> tuple[_Choice, int]:
         """Return the one choice of a completion, and the number of generated tokens."""
         options |= {"temperature": 0.0, "seed": 0}
         # vLLM and SGLang take what a request leaves open from the model's generation_config.json.
         options["extra_body"] = {"repetition_penalty": 1.0}
         reply = self._ask(
             _Reply,
-            lambda client: client.completions.with_raw_response.create(model=model, prompt=list(prompt), **options),
+            lambda client: client.completions.with_raw_response.create(model=model.id, prompt=list(prompt), **options),
         )
         if not reply.choices:
             raise _FailedError("no choice in the reply")
@@ -244,22 +258,22 @@ class EndpointEngine(Tokenized):
             max_retries=self._retries,
         )
 
-    def _models(self, fingerprints: set[str | None]) -> dict[str | None, str]:
-        """Return the server's model names by fingerprint, None for the base; the list is asked for when needed.
+    def _models(self, fingerprints: set[str | None]) -> dict[str | None, _Card]:
+        """Return the server's models by fingerprint, None for the base; its list is asked for when needed.
 
         Raises:
             ConfigError: It lacks the base, if it is wanted, or any of the run's adapters; or two have one name.
             UserError: It cannot be reached.
         """
-        if self._names is not None and fingerprints <= self._names.keys():
-            return self._names
-        cards = self._cards()
-        names = self._match(cards, None in fingerprints)
+        if self._cards is not None and fingerprints <= self._cards.keys():
+            return self._cards
+        cards = self._listed()
+        found = self._match(cards, None in fingerprints)
         wanted: list[str | None] = [*self._adapters, *sorted(fingerprints - self._adapters.keys(), key=str)]
         missing = [
             self._called(fingerprint) + (f" as {given}" if (given := self._given(fingerprint)) else "")
             for fingerprint in wanted
-            if fingerprint not in names
+            if fingerprint not in found
         ]
         if missing:
             raise ConfigError(
@@ -268,25 +282,25 @@ class EndpointEngine(Tokenized):
                 "(vllm serve BASE --enable-lora --lora-modules NAME=FOLDER ...), or give its name there "
                 "(--served ADAPTER=NAME)"
             )
-        for model, count in Counter(names.values()).items():
+        for model, count in Counter(card.id for card in found.values()).items():
             if count > 1:
-                same = [self._called(fingerprint) for fingerprint, name in names.items() if name == model]
+                same = [self._called(fingerprint) for fingerprint, card in found.items() if card.id == model]
                 raise ConfigError(
                     f"{self.url}: {' and '.join(same)} would both be asked of its model {model!r}; "
                     "serve each under a name of its own, such as its fingerprint's first 12 digits"
                 )
-        for fingerprint, model in names.items():
-            logger.info("%s: %s is served as %s", self.url, self._called(fingerprint), model)
-        self._names = names
-        return names
+        for fingerprint, card in found.items():
+            logger.info("%s: %s is served as %s", self.url, self._called(fingerprint), card.id)
+        self._cards = found
+        return found
 
-    def _cards(self) -> list[_Card]:
+    def _listed(self) -> list[_Card]:
         try:
             # A server that is not there is told at once, not after the retries that a run may be worth.
             once = min(self._retries, 1)
-            cards = self._ask(
+            return self._ask(
                 _Cards, lambda client: client.with_options(max_retries=once).models.with_raw_response.list()
-            )
+            ).data
         except _FailedError as error:
             if error.status in KEYS_FAULT:
                 raise UserError(
@@ -296,24 +310,23 @@ class EndpointEngine(Tokenized):
                 f"no OpenAI-compatible server answers at {self.url}/models ({error.reason}); start it "
                 "(vllm serve ...), or mend the address, which mostly ends in /v1"
             ) from None
-        return cards.data
 
-    def _match(self, cards: Sequence[_Card], with_base: bool) -> dict[str | None, str]:
+    def _match(self, cards: Sequence[_Card], with_base: bool) -> dict[str | None, _Card]:
         """Find models by the names that were given, else by what the server tells of each."""
-        ids = [card.id for card in cards]
-        plain = [card for card in cards if not card.parent]
-        base = self._served_base or next((card.id for card in plain if self._is_base(card)), None)
+        by_id = {card.id: card for card in cards}
+        plain = [card.id for card in cards if not card.parent]
+        base = self._served_base or next((one for one in plain if self._is_base(by_id[one])), None)
         found: dict[str | None, str | None] = {
             fingerprint: self._given(fingerprint)
             or next((card.id for card in cards if card.id != base and _is_adapter(card, adapter)), None)
             for fingerprint, adapter in self._adapters.items()
         }
-        if with_base and base is None and len(plain) == 1 and plain[0].id not in found.values():
-            base = plain[0].id
+        if with_base and base is None and len(plain) == 1 and plain[0] not in found.values():
+            base = plain[0]
             logger.warning("%s: takes its only model that is no adapter, %s, to be the base", self.url, base)
         if with_base:
             found[None] = base
-        return {fingerprint: model for fingerprint, model in found.items() if model in ids}
+        return {fingerprint: by_id[model] for fingerprint, model in found.items() if model in by_id}
 
     def _is_base(self, card: _Card) -> bool:
         base = self.base

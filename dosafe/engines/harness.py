@@ -23,10 +23,21 @@ from typing import Any, Literal
 
 from dosafe.bases import Base
 from dosafe.config.suite import Suite
-from dosafe.data.sources import MIRROR, SOURCES, RawRow, Resolved, Source, find_source, mirror_dir, read_rows, resolve
+from dosafe.data.sources import (
+    MIRROR,
+    SOURCES,
+    RawRow,
+    Resolved,
+    Source,
+    find_source,
+    mini_path,
+    mirror_dir,
+    read_rows,
+    resolve,
+)
 from dosafe.engines.base import Answer, Likelihood, Request, Scoring
 from dosafe.engines.instances import Instances
-from dosafe.errors import ConfigError, DataError, DosafeError
+from dosafe.errors import ConfigError, DataError, DosafeError, MeasureError, nearest
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Result
 from dosafe.stats import share, wilson
@@ -40,6 +51,11 @@ NEAR = 5
 """Names that an error offers."""
 BOOTSTRAP = 1000
 """Resamples for the standard error of what has no closed form; lm-eval's own 100 000 take minutes."""
+FEW = 100
+"""The same for the scores of whole texts, as lm-eval has it: they are slow."""
+TEXT_SCORES = ("bleu", "chrf", "chrf++", "ter")
+TEMPLATES = {PLAIN: True, "raw": False}
+"""Whether lm-eval applies the chat template."""
 Z = 1.96
 SEED = 1234
 """lm-eval's default seed of few-shot examples."""
@@ -90,11 +106,17 @@ def expand(name: str) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _pools(config: Mapping[str, Any] | None) -> bool:
-    rules = (config or {}).get("aggregate_metric_list") if "group" in (config or {}) else None
-    rules = [rules] if isinstance(rules, dict) else rules
-    return bool(rules) and all(
-        rule.get("weight_by_size", True) and rule.get("aggregation", "mean") == "mean" for rule in rules or ()
-    )
+    return bool(_rules(config or {}))
+
+
+def _rules(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a group says of the metrics that are means weighted by the sizes of its tasks."""
+    rules = config.get("aggregate_metric_list") if "group" in config else None
+    return [
+        rule
+        for rule in ([rules] if isinstance(rules, dict) else rules or ())
+        if rule.get("weight_by_size", True) and rule.get("aggregation", "mean") == "mean"
+    ]
 
 
 def _members(name: str, index: Mapping[str, Any]) -> Iterator[str]:
@@ -137,9 +159,9 @@ def _hellaswag(row: RawRow) -> RawRow:
     return {**row, "activity_label": label, "ctx_a": context, "ctx_b": ""}
 
 
+SUPER_GLUE = ("aps/super_glue", "super_glue")
 SAME: dict[tuple[str, str | None], tuple[str, Callable[[RawRow], RawRow] | None]] = {
-    ("aps/super_glue", "boolq"): ("boolq", _super_glue),
-    ("super_glue", "boolq"): ("boolq", _super_glue),
+    **{(path, "boolq"): ("boolq", _super_glue) for path in SUPER_GLUE},
     ("Rowan/hellaswag", None): ("hellaswag", _hellaswag),
     ("allenai/winogrande", "winogrande_xl"): ("winogrande", None),
 }
@@ -152,6 +174,7 @@ class _Data:
 
     task: str
     config: Mapping[str, Any]
+    data: str = "real"
 
     @cached_property
     def source(self) -> Source | None:
@@ -173,21 +196,28 @@ class _Data:
     def fewshot(self) -> str | None:
         """The split of the few-shot examples."""
         given = self.config.get("fewshot_config") or {}
-        named = self.config.get("fewshot_split") or (given.get("split") if isinstance(given, dict) else None)
+        given = given if isinstance(given, dict) else {}
+        if given.get("samples"):
+            return None
+        named = self.config.get("fewshot_split") or given.get("split")
         return named or self.config.get("training_split") or self.config.get("validation_split")
 
     @cached_property
     def resolved(self) -> dict[str, Resolved]:
-        """The mirror's files by split; empty where the mirror does not hold all of them."""
-        folder, source = mirror_dir(), self.source
-        if folder is None or source is None:
+        """The mirror's files by split, or our mini sets; empty where not all of them are there."""
+        source = self.source
+        if source is None:
             return {}
         names = [self.config.get(f"{part}_split") for part in ("training", "validation", "test", "fewshot")]
         needed = [name for name in dict.fromkeys((*names, self.fewshot)) if name]
-        splits = [source.splits.get(name) for name in needed]
-        if not all(split and split.mirror and (folder / split.mirror).is_file() for split in splits):
-            return {}
-        return {name: resolve(source, name) for name in needed}
+        return {name: resolve(source, name, self.data) for name in needed} if self._has(source, needed) else {}
+
+    def _has(self, source: Source, splits: Sequence[str]) -> bool:
+        parts = [source.splits.get(name) for name in splits]
+        if self.data == "mini":
+            return all(part is not None and mini_path(source, part) is not None for part in parts)
+        folder = mirror_dir()
+        return folder is not None and all(part and part.mirror and (folder / part.mirror).is_file() for part in parts)
 
     def load(self, **_: Any) -> Any:
         """Return the documents by split: the mirror's, or what lm-eval would read.
@@ -199,11 +229,13 @@ class _Data:
 
         if self.resolved:
             return DatasetDict({name: Dataset.from_list(self._rows(found)) for name, found in self.resolved.items()})
+        if self.data == "mini" and not self._is_file:
+            raise DataError(f"task {self.task}: its data {self.config['dataset_path']} has no mini form; ask real data")
         options = {key: one for key, one in (self.config.get("dataset_kwargs") or {}).items() if key != NO_CODE}
         try:
             return load_dataset(self.config["dataset_path"], self.config.get("dataset_name"), **options)
         except Exception as error:  # whatever the libraries raise, the user's ways out are the same
-            raise DataError(self._missing(error)) from error
+            raise DataError(self.missing(error)) from error
 
     def _rows(self, found: Resolved) -> list[RawRow]:
         path, name = str(self.config.get("dataset_path")), self.config.get("dataset_name")
@@ -213,11 +245,12 @@ class _Data:
         shape = SAME.get((path, name), ("", None))[1]
         return [shape(row) for row in read_rows(found)] if shape else read_rows(found)
 
-    def _missing(self, error: Exception) -> str:
+    def missing(self, error: Exception) -> str:
+        """Return the line that says what is not here, and both ways to it."""
         lines = str(error).strip().splitlines()
         why = (lines[0] if lines else type(error).__name__).rstrip(".")
-        path, name = self.config["dataset_path"], self.config.get("dataset_name")
-        where = f"{path} ({name})" if name else path
+        path, name = self.config.get("dataset_path"), self.config.get("dataset_name")
+        where = f"{path} ({name})" if name else str(path or "")
         first = (
             f"set {MIRROR} to a mirror folder that holds {self.source.name}"
             if self.source
@@ -232,20 +265,26 @@ class _Data:
         """Return the provenance for records: of the split that is asked, and of the few-shot examples' own."""
         if self.resolved:
             found = self.resolved[self.split].to_dict()
+            if self.config.get("dataset_path") in SUPER_GLUE and found["label"] == "official":
+                found |= {"label": "mirror splits", "note": "passages without the titles that super_glue puts first"}
             if shots and self.fewshot is not None and self.fewshot != self.split:
                 found["fewshot"] = self.resolved[self.fewshot].to_dict()
                 if found["fewshot"]["label"] != "official":
                     found["label"] = found["fewshot"]["label"]
             return found
-        path = str(self.config.get("dataset_path"))
-        is_file = "data_files" in (self.config.get("dataset_kwargs") or {}) or "custom_dataset" in self.config
+        is_file = self._is_file
         return {
-            "source": path,
+            "source": str(self.config.get("dataset_path")),
             "config": self.config.get("dataset_name"),
             "split": self.split,
             "origin": "file" if is_file else "hub",
             "label": "own file" if is_file else "official",
         }
+
+    @property
+    def _is_file(self) -> bool:
+        """Whether the task brings its documents along, in files or by code of its own."""
+        return "data_files" in (self.config.get("dataset_kwargs") or {}) or "custom_dataset" in self.config
 
 
 @cache
@@ -310,8 +349,19 @@ class HarnessTask:
             kept: In the order of ``asks``.
 
         Returns:
-            Metrics by lm-eval's names, and one row a document.
+            Metrics by lm-eval's names (with the filter's, where there is one), and one row a document.
+
+        Raises:
+            MeasureError: The task's own code fails.
         """
+        try:
+            return self._metrics(kept)
+        except DosafeError:
+            raise
+        except Exception as error:  # whatever a task's own code raises
+            raise MeasureError(f"lm-eval cannot score task {self.name}: {_first_line(error)}") from error
+
+    def _metrics(self, kept: Sequence[Sequence[Kept]]) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
         rows: dict[int, dict[str, Any]] = {number: {"id": str(number)} for number in self._docs}
         for one, group in zip(self.instances, kept, strict=True):
             for failed in (each.failed for each in group if each.failed is not None):
@@ -327,7 +377,8 @@ class HarnessTask:
         values = self._values(good, rows) if good else {}
         unscored = sum("unscored" in row for row in rows.values())
         if not values:
-            names = {_key(metric, "none") for metric in self.task.aggregation()}
+            filters = [ensemble.name for ensemble in self.task._filters]
+            names = {_key(metric, name) for metric in self.task.aggregation() for name in filters}
             return {name: Metric(value=None, n=0, unscored=unscored) for name in sorted(names)}, list(rows.values())
         metrics = {_key(*pair): self._metric(pair[0], items, unscored) for pair, items in values.items()}
         return metrics, list(rows.values())
@@ -346,8 +397,8 @@ class HarnessTask:
                 found = self.task.process_results(self._docs[number], [one.filtered_resps[filtered] for one in ordered])
                 for metric, value in found.items():
                     values.setdefault((metric, filtered), []).append(value)
-                    if _is_bit(value):
-                        rows[number][_key(metric, filtered)] = int(value)
+                    if (number_of := _number(value)) is not None:
+                        rows[number][_key(metric, filtered)] = int(number_of) if _is_bit(value) else number_of
         return values
 
     def _metric(self, name: str, items: Sequence[Any], unscored: int) -> Metric:
@@ -357,18 +408,25 @@ class HarnessTask:
         if combine is mean and all(map(_is_bit, items)):
             found = share([bool(item) for item in items])
             return found.model_copy(update={"unscored": unscored})
-        value = _number(combine(items))
+        try:
+            value = _number(combine(items))
+        except (OverflowError, ZeroDivisionError):  # a perplexity beyond all numbers
+            value = None
+        if value is None:
+            logger.warning("%s: %s of %d documents is no finite number", self.name, name, len(items))
+            return Metric(unit="number", value=None, n=0, unscored=unscored + len(items))
         error = None
-        spread = stderr_for_metric(metric=combine, bootstrap_iters=BOOTSTRAP) if len(items) > 1 else None
-        if spread is not None and value is not None:
+        draws = FEW if name in TEXT_SCORES else BOOTSTRAP
+        spread = stderr_for_metric(metric=combine, bootstrap_iters=draws) if len(items) > 1 else None
+        if spread is not None:
             with _quiet(), _one_process():
                 error = _number(spread(items))
         return Metric(
             unit="number",
             value=value,
             n=len(items),
-            low=None if value is None or error is None else value - Z * error,
-            high=None if value is None or error is None else value + Z * error,
+            low=None if error is None else value - Z * error,
+            high=None if error is None else value + Z * error,
             unscored=unscored,
         )
 
@@ -381,102 +439,126 @@ def load_harness(names: Sequence[str], template: str, base: Base, suite: Suite) 
         template: ``plain``: in the base's chat template, few-shot examples as turns (``--apply_chat_template``);
             ``raw``: without one, as ``lm_eval`` asks by default.
         base: Whose tokenizer and chat template count.
-        suite: Says how many documents are asked.
+        suite: Its data, and how many documents are asked.
 
     Raises:
         ConfigError: A task is unknown, or cannot be asked so.
         DataError: A task's data is missing or altered.
     """
+    if template not in TEMPLATES:
+        raise ConfigError(f"lm-eval's own tasks are not asked in template {template!r}; {nearest(template, TEMPLATES)}")
     asking = Instances(base)
     found = {}
     for name in names:
         with _seeded():
-            found[name] = _load(name, template, asking, suite.limit_of(name))
+            found[name] = _load(name, TEMPLATES[template], asking, suite)
     return found
 
 
-def _load(name: str, template: str, asking: Instances, limit: int | None) -> HarnessTask:
+def _load(name: str, chat: bool, asking: Instances, suite: Suite) -> HarnessTask:
     tasks = _tasks()
     config = tasks.task_index[name].cfg
-    data = _Data(name, config)
+    data = _Data(name, config, suite.data)
     own = {"custom_dataset": lambda **_: data.load(), "dataset_kwargs": None}
     own = {} if {"class", "custom_dataset"} & set(config) else own
-    chat = template == PLAIN
     try:
         # A group of one: lm-eval's way to load a task with other settings.
         task = tasks.load([{"group": f"dosafe::{name}", "task": [{"task": name, **own}]}])["tasks"][name]
-        _check(task)
+        _check(name, task)
         if task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEED)
         with _quiet():
             task.build_all_requests(
-                limit=limit,
+                limit=suite.limit_of(name),
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
                 chat_template=asking.chat if chat else None,
             )
         instances = tuple(task.instances)
         asks = tuple(asking.asks(instances))
-    except ConfigError as error:
-        raise ConfigError(f"task {name}: {error}") from error
     except DosafeError:
         raise
-    except Exception as error:  # whatever a task's own code raises
-        lines = str(error).strip().splitlines() or [""]
-        raise ConfigError(f"lm-eval cannot build task {name}: {type(error).__name__}: {lines[0]}") from error
+    except OSError as error:  # what a task's own code says of missing data
+        raise DataError(data.missing(error)) from error
+    except Exception as error:  # whatever else it raises
+        raise ConfigError(f"lm-eval cannot build task {name}: {_first_line(error)}") from error
     return HarnessTask(name, task, instances, asks, data.about(task.config.num_fewshot or 0), asking)
 
 
-def _check(task: Any) -> None:
-    """Refuse what is no plain question of a model of text."""
-    if getattr(task, "UNSAFE_CODE", False):
-        raise ConfigError("it runs code that the model writes, which dosafe never does; ask another task")
-    if getattr(task, "MULTIMODAL", False):
-        raise ConfigError("it shows pictures or sound, and the base reads text only; ask another task")
-    if (task.config.repeats or 1) != 1:
-        raise ConfigError(f"it asks each question {task.config.repeats} times, dosafe asks once; ask another task")
+def _check(name: str, task: Any) -> None:
+    """Refuse what is no plain question to a model of text."""
+    repeats = task.get_config("repeats") or 1
+    for wrong, why in (
+        (getattr(task, "UNSAFE_CODE", False), "runs code that the model writes, which dosafe never does"),
+        (getattr(task, "MULTIMODAL", False), "shows pictures or sound, and the base reads text only"),
+        ("llm_judge" in name, "has another model judge its answers"),
+        (repeats != 1, f"asks each question {repeats} times, dosafe asks once"),
+    ):
+        if wrong:
+            raise ConfigError(f"task {name} {why}; ask another task")
 
 
 def pooled(group: str, parts: Sequence[Result]) -> Result:
-    """Return a group's result: shares over all documents of its tasks together.
+    """Return a group's result: lm-eval's means over all documents of its tasks together.
 
     Args:
-        group: Its name.
-        parts: Its tasks' results in one template; metrics that are not a share in each of them are left out.
+        group: Its name, as ``expand`` returns it.
+        parts: Its tasks' results in one template.
     """
-    names = [
-        name
-        for name in parts[0].metrics
-        if all(name in part.metrics and _is_share(part.metrics[name]) for part in parts)
-    ]
+    index = _tasks().task_index
+    config = index[group].cfg
+    filters = {one["name"] for part in parts for one in (_config(index, part.task).get("filter_list") or ())}
+    metrics = {}
+    for rule in _rules(config):
+        named = rule.get("filter_list")
+        for filtered in [named] if isinstance(named, str) else named or ("none", *sorted(filters - {"none"})):
+            key = _key(rule["metric"], filtered)
+            found = [part.metrics[key] for part in parts if key in part.metrics]
+            if found:
+                metrics[key] = _pool(found)
     lengths = [part.max_new_tokens for part in parts if part.max_new_tokens is not None]
-    entry = _tasks().task_index.get(group)
-    version = ((entry.cfg or {}).get("metadata") or {}).get("version", "") if entry else ""
     return Result(
         task=group,
-        task_version=str(version),
+        task_version=str((config.get("metadata") or {}).get("version", "")),
         template=parts[0].template,
         kind="lm_eval",
         n=sum(part.n for part in parts),
         max_new_tokens=max(lengths, default=None),
         docs_sha256=content_hash([part.docs_sha256 for part in parts]),
-        metrics={name: _pool([part.metrics[name] for part in parts]) for name in names},
+        metrics=metrics,
     )
 
 
-def _is_share(metric: Metric) -> bool:
-    return metric.unit == "share"
+def _config(index: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    entry = index.get(task)
+    return (entry.cfg if entry else None) or {}
 
 
 def _pool(metrics: Sequence[Metric]) -> Metric:
-    n = sum(metric.n for metric in metrics)
-    unscored = sum(metric.unscored for metric in metrics)
+    scored = [metric for metric in metrics if metric.value is not None]
+    n, unscored = sum(metric.n for metric in scored), sum(metric.unscored for metric in metrics)
     if not n:
-        return Metric(value=None, n=0, unscored=unscored)
-    hits = sum(round((metric.value or 0) * metric.n) for metric in metrics)
-    low, high = wilson(hits, n)
-    return Metric(value=hits / n, n=n, low=low, high=high, unscored=unscored)
+        return Metric(value=None, n=0, unscored=unscored, unit=metrics[0].unit)
+    total = math.fsum((metric.value or 0) * metric.n for metric in scored)
+    if all(metric.unit == "share" for metric in scored):
+        hits = round(total)
+        low, high = wilson(hits, n)
+        return Metric(value=hits / n, n=n, low=low, high=high, unscored=unscored)
+    from lm_eval.api.metrics import pooled_sample_stderr
+
+    widths = [metric.high - metric.low for metric in scored if metric.high is not None and metric.low is not None]
+    half = None
+    if len(widths) == len(scored) < n:
+        half = Z * float(pooled_sample_stderr([width / (2 * Z) for width in widths], [metric.n for metric in scored]))
+    return Metric(
+        unit="number",
+        value=total / n,
+        n=n,
+        low=None if half is None else total / n - half,
+        high=None if half is None else total / n + half,
+        unscored=unscored,
+    )
 
 
 def _key(metric: str, filtered: str) -> str:
@@ -496,6 +578,11 @@ def _number(value: Any) -> float | None:
         return found if math.isfinite(found := float(value)) else None
     except (TypeError, ValueError):
         return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
 
-from dosafe.data.rows import Message
-from dosafe.engines.base import Answer, Engine, Likelihood, Request, Scoring, Tokens
+from dosafe.bases import Base, load_tokenizer
+from dosafe.engines.base import Answer, Likelihood, Request, Scoring, Tokens
 from dosafe.engines.tokens import cut
 from dosafe.errors import ConfigError, DataError
 
@@ -26,8 +26,6 @@ MAX_NEW_TOKENS = 256
 """Longest answer where a task does not say: lm-eval's own."""
 MAX_LENGTH = 2048
 """Context of a base whose files do not say: lm-eval's own."""
-ENDLESS = 1 << 40
-"""More tokens than any base reads; transformers says "no limit" with a huge number."""
 KNOWN_OPTIONS = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "min_p"}
 """Generation options that are read, or that say nothing where the first choice is always taken."""
 
@@ -36,50 +34,45 @@ _Text = tuple[str, bool]
 
 
 class Instances:
-    """What an engine's base is asked by lm-eval.
+    """What a base is asked by lm-eval.
 
     Args:
-        engine: Its base's tokenizer, chat template and context length count; one without a base takes texts of any
-            length.
+        base: Whose tokenizer, chat template and context length count.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.tokenizer: Any = getattr(engine, "tokenizer", None)
-        """The base's tokenizer, None where the engine has none."""
-        self.shortened = 0
-        """Requests so far whose prompts exceeded the context and lost their beginning."""
+    def __init__(self, base: Base) -> None:
+        self._base = base
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return load_tokenizer(self._base)
 
     @cached_property
     def max_length(self) -> int:
         """Tokens that the base reads at most."""
-        base = getattr(self._engine, "base", None)
-        if base is None:
-            return ENDLESS
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(str(self._base.path), trust_remote_code=False).get_text_config()
         for name in ("n_positions", "max_position_embeddings", "n_ctx"):
             if length := getattr(config, name, None):
                 return int(length)
         length = int(self.tokenizer.model_max_length)
-        return length if length < ENDLESS else MAX_LENGTH
+        return length if length < 1 << 40 else MAX_LENGTH  # transformers says "endless" with a huge number
 
     @cached_property
     def prefix(self) -> int:
         """The token that stands before a text without a context."""
-        if self.tokenizer is None:
-            return 0
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         return int(end if begin is None else begin)
 
     @cached_property
-    def _prefix_text(self) -> str | None:
-        return str(self.tokenizer.decode(self.prefix)) if self.tokenizer else None
+    def _prefix_text(self) -> str:
+        return str(self.tokenizer.decode(self.prefix))
 
     @cached_property
     def _end_text(self) -> str:
-        return str(self.tokenizer.decode(self.tokenizer.eos_token_id)) if self.tokenizer else ""
+        return str(self.tokenizer.decode(self.tokenizer.eos_token_id, skip_special_tokens=False))
 
     def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """Render messages in the base's chat template.
@@ -90,8 +83,6 @@ class Instances:
             messages: With role and content.
             add_generation_prompt: Whether an answer begins; else the last message, the assistant's, goes on.
         """
-        if self.tokenizer is None:
-            return self._engine.chat([Message(role=one["role"], content=one["content"]) for one in messages])  # type: ignore[typeddict-item]
         from jinja2 import TemplateError
 
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
@@ -100,15 +91,13 @@ class Instances:
         except TemplateError:
             rest = [message for message in messages if message["role"] != "system"]
             text = str(self.tokenizer.apply_chat_template(rest, tokenize=False, **options))
-            _warn(f"the chat template of {self.tokenizer.name_or_path} takes no system message: asked without it")
+            _warn(f"the chat template of {self._base.name} takes no system message: asked without it")
             return text
 
     def encode(self, texts: Iterable[_Text]) -> dict[_Text, Tokens]:
         """Return the token ids of texts, each with or without the tokenizer's own special tokens."""
-        wanted = list(dict.fromkeys(texts))
-        if self.tokenizer is None:
-            return {text: self._engine.encode(*text) for text in wanted}
         found: dict[_Text, Tokens] = {}
+        wanted = list(dict.fromkeys(texts))
         for special in (False, True):
             part = [text for text in wanted if text[1] is special]
             if part:
@@ -126,7 +115,7 @@ class Instances:
 
     def text(self, text: str) -> _Text:
         """Return a text as it is tokenised: with special tokens, unless it already begins with the first of them."""
-        return text, self._prefix_text is None or not text.startswith(self._prefix_text)
+        return text, not text.startswith(self._prefix_text)
 
     def asks(self, instances: Sequence[Any]) -> list[tuple[Asked, ...]]:
         """Return what an engine is asked for each of lm-eval's instances, of no adapter yet.
@@ -138,7 +127,16 @@ class Instances:
             DataError: A continuation has no tokens, or more than the base reads.
         """
         ids = self.encode(text for instance in instances for text in self._texts(instance))
-        return [tuple(self._fitting(one, instance) for one in self._asked(instance, ids)) for instance in instances]
+        asked = [tuple(self._asked(instance, ids)) for instance in instances]
+        asks = [tuple(self._fitting(one, i) for one in group) for i, group in zip(instances, asked, strict=True)]
+        if lost := sum(after != before for after, before in zip(asks, asked, strict=True)):
+            logger.warning(
+                "%s: %d prompts exceed the base's context of %d tokens; their beginnings are left out, as lm-eval does",
+                instances[0].task_name,
+                lost,
+                self.max_length,
+            )
+        return asks
 
     def response(self, instance: Any, kept: Sequence[Kept]) -> Any:
         """Return what lm-eval wants for an instance.
@@ -174,7 +172,7 @@ class Instances:
             yield self._prompt(instance)
 
     def _prompt(self, instance: Any) -> _Text:
-        text, begin = instance.args[0], getattr(self.tokenizer, "bos_token", None)
+        text, begin = instance.args[0], self.tokenizer.bos_token
         return text, begin is None or not text.startswith(begin)
 
     def _asked(self, instance: Any, ids: Mapping[_Text, Tokens]) -> Iterator[Asked]:
@@ -210,7 +208,7 @@ class Instances:
             room = self.max_length - asked.max_new_tokens
             if room < 1:
                 raise ConfigError(
-                    f"{task} asks for up to {asked.max_new_tokens} new tokens, the base has room for "
+                    f"{task} asks for up to {asked.max_new_tokens} new tokens, but {self._base.name} reads "
                     f"{self.max_length} with the prompt; take a base with a longer context"
                 )
         else:
@@ -220,13 +218,10 @@ class Instances:
             room = self.max_length + 1 - len(asked.continuation)
             if room < 1:
                 raise DataError(
-                    f"{where}: a continuation of {len(asked.continuation)} tokens, the base reads {self.max_length} "
-                    "at most; take a base with a longer context"
+                    f"{where}: a continuation of {len(asked.continuation)} tokens, but {self._base.name} reads "
+                    f"{self.max_length}; take a base with a longer context"
                 )
-        if len(asked.prompt) <= room:
-            return asked
-        self.shortened += 1
-        return replace(asked, prompt=asked.prompt[-room:])
+        return asked if len(asked.prompt) <= room else replace(asked, prompt=asked.prompt[-room:])
 
 
 def generation_options(options: Mapping[str, Any], what: str) -> tuple[tuple[str, ...], int]:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -120,6 +121,7 @@ class VLLMEngine(Tokenized):
         self._merger = Merger(base, precision, "cpu")
         self._served: dict[str, Preflight] = {}
         self._held: str | None = None
+        self._end: weakref.finalize[..., VLLMEngine] | None = None
 
     @cached_property
     def _build(self) -> tuple[str, str]:
@@ -212,7 +214,17 @@ class VLLMEngine(Tokenized):
             known = {*signature(EngineArgs).parameters, *signature(LLM).parameters} - {"kwargs"}
             for key in options.keys() - known:
                 raise ConfigError(f"vLLM has no option {key!r}; {nearest(key, known - OWN_OPTIONS.keys())}")
-            return LLM(**options)
+            _give_way(self)
+            llm = LLM(**options)
+        self._end = weakref.finalize(self, llm.llm_engine.engine_core.shutdown)
+        return llm
+
+    def stop(self) -> None:
+        """Give the memory back; the engine starts again when it is next asked."""
+        if self._end is not None:
+            self._end()
+        self.__dict__.pop("_llm", None)
+        self._held = None
 
     def _environment(self, quiet: bool) -> dict[str, str]:
         """What vLLM reads from the environment, unless the user has said otherwise."""
@@ -432,6 +444,18 @@ class VLLMEngine(Tokenized):
             if waiting:  # nobody waits for them any more
                 with suppress(Exception):
                     engine.abort_request(sorted(waiting))
+
+
+_started: weakref.ref[VLLMEngine] | None = None
+
+
+def _give_way(engine: VLLMEngine) -> None:
+    """Stop the engine that runs in this process, if any: when one ends, vLLM takes what all of them need."""
+    global _started
+    before = _started and _started()
+    if before:
+        before.stop()
+    _started = weakref.ref(engine)
 
 
 def _likelihood(output: Any, continuation: Tokens) -> Likelihood:
