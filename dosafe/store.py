@@ -267,7 +267,7 @@ class Store:
     def _told(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:  # the latter: a text with half a character in it
             raise MeasureError(
                 f"cannot {doing} the store {self.path}: {error}; what was written before is kept, "
                 "mend it and run the same command again"

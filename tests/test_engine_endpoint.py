@@ -155,7 +155,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 def adapter(folder: Path, fingerprint: str) -> Preflight:
     folder.mkdir(parents=True, exist_ok=True)
-    return Preflight(folder, fingerprint, 4, ("q_proj",), (), True, None, ())
+    return Preflight(
+        folder,
+        fingerprint,
+        r=4,
+        target_modules=("q_proj",),
+        modules_to_save=(),
+        made_for=None,
+        template=None,
+        why_not_served=None,
+        card=None,
+        warnings=(),
+    )
 
 
 def ask(prompt: int, fingerprint: str | None = None, limit: int = 8, stop: tuple[str, ...] = ()) -> Request:
@@ -413,7 +424,7 @@ def models_asked(server: Server) -> dict[int, str]:
     return {body["prompt"][0]: body["model"] for body in server.bodies}
 
 
-A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+A, B, C, D, E = (digit * 64 for digit in "abcde")
 
 
 def test_models_are_found_by_name_and_folder(base, tmp_path):
@@ -425,13 +436,15 @@ def test_models_are_found_by_name_and_folder(base, tmp_path):
         {"id": "first", "root": str(same[0].folder), "parent": "org/model"},
         {"id": C[:12], "root": "/elsewhere/c", "parent": "org/model"},
         {"id": "d", "root": "/elsewhere/d", "parent": "org/model"},
+        {"id": "seed-5", "root": "/elsewhere/e", "parent": "org/model"},
     ]
     with Server(lambda body, _: reply(), models) as server:
         engine = EndpointEngine(base, server.url)
-        engine.prepare([*same, adapter(tmp_path / "c", C), adapter(tmp_path / "d", D)])
-        answers(engine, [ask(i, digest) for i, digest in enumerate((A, B, C, D))])
+        more = [adapter(tmp_path / path, digest) for path, digest in (("c", C), ("d", D), ("seed-5/adapter", E))]
+        engine.prepare([*same, *more])
+        answers(engine, [ask(i, digest) for i, digest in enumerate((A, B, C, D, E))])
         answers(engine, [ask(9)])
-    assert models_asked(server) == {0: "first", 1: "adapter", 2: C[:12], 3: "d", 9: "org/model"}
+    assert models_asked(server) == {0: "first", 1: "adapter", 2: C[:12], 3: "d", 4: "seed-5", 9: "org/model"}
 
 
 def test_models_are_found_by_the_names_given(base, tmp_path):
@@ -487,7 +500,7 @@ def test_one_model_does_not_serve_two_adapters(base, tmp_path):
     with Server(lambda body, _: reply(), [{"id": "tiny"}, {"id": "adapter"}]) as server:
         engine = EndpointEngine(base, server.url)
         engine.prepare([adapter(tmp_path / "0" / "adapter", A), adapter(tmp_path / "1" / "adapter", B)])
-        with pytest.raises(ConfigError, match=r"adapter adapter \(a+\) and adapter adapter \(b+\) would both be asked"):
+        with pytest.raises(ConfigError, match=r"adapter 0 \(a+\) and adapter 1 \(b+\) would both be asked"):
             answers(engine, [ask(0, A)])
     assert not server.bodies
 

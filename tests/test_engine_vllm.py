@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from tiny import tiny_base
 from dosafe.adapters import Preflight, preflight
 from dosafe.bases import Base, folder_revision, load_model, load_tokenizer
 from dosafe.engines import vllm as module
-from dosafe.engines.base import Request, Scoring
+from dosafe.engines.base import Answer, Request, Scoring
 from dosafe.engines.hf import HFEngine
+from dosafe.engines.merging import Merger
 from dosafe.engines.vllm import VLLMEngine
 from dosafe.errors import AdapterError, ConfigError, MeasureError
 
@@ -54,7 +54,7 @@ def lora(base: Base, folder: Path, seed: int, r: int = 4, targets: tuple[str, ..
     torch.manual_seed(seed)
     targets = targets or ("q_proj", "v_proj")
     config = LoraConfig(r=r, lora_alpha=16 * r, target_modules=list(targets), init_lora_weights=False, **options)
-    get_peft_model(load_model(base, "fp32"), config).save_pretrained(folder)
+    get_peft_model(load_model(base, "fp32"), config).save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
@@ -84,22 +84,19 @@ def _contained() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="module")
-def served(base: Base, adapters: dict[str, Preflight]) -> Iterator[VLLMEngine]:
-    """In lora mode, with room for fewer adapters than there are."""
+@pytest.fixture(scope="module", params=["lora", "merged"])
+def engine(base: Base, adapters: dict[str, Preflight], request: pytest.FixtureRequest) -> Iterator[VLLMEngine]:
+    """In each mode, with room for fewer adapters than there are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_LORAS", SLOTS)
-        engine = VLLMEngine(base, "fp32", mode="lora")
+        engine = VLLMEngine(base, "fp32", mode=request.param)
         engine.prepare(list(adapters.values()))
         yield engine
+        engine.stop()
 
 
-@pytest.fixture(scope="module")
-def merged(base: Base, adapters: dict[str, Preflight]) -> VLLMEngine:
-    """In the mode that is picked on a CPU."""
-    engine = VLLMEngine(base, "fp32")
-    engine.prepare(list(adapters.values()))
-    return engine
+def only(mode: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("engine", [mode], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -125,80 +122,65 @@ def answers(engine: HFEngine | VLLMEngine, asked: list[Request]) -> list:
     return [found[i] for i in range(len(asked))]
 
 
-def test_models_that_share_batches_answer_as_alone_and_as_transformers_says(base, adapters, served, reference):
+def test_models_that_share_a_call_answer_as_alone_and_as_transformers_says(base, adapters, engine, reference):
     mixed = [one for some in zip(*(requests(base, m) for m in models(adapters).values()), strict=True) for one in some]
-    found = answers(served, mixed)
+    found = answers(engine, mixed)
     for start, (name, model) in enumerate(models(adapters).items()):
         together = found[start :: len(adapters) + 1]
         assert together == reference[name], name
-        assert together == answers(served, requests(base, model)), name
+        assert together == answers(engine, requests(base, model)), name
     assert len({tuple(answer.text for answer in some) for some in reference.values()}) == len(adapters) + 1
 
 
-def test_adapters_are_dropped_again(base, adapters, served):
-    assert served.block == SLOTS
+@only("lora")
+def test_adapters_are_dropped_again(base, adapters, engine):
+    assert engine.block == SLOTS
     for name in ("narrow", "wide", "uneven"):
-        answers(served, requests(base, adapters[name]))
-    assert len(served._llm.llm_engine.list_loras()) == SLOTS
+        answers(engine, requests(base, adapters[name]))
+    assert len(engine._llm.llm_engine.list_loras()) == SLOTS
 
 
-def test_a_mode_is_told_for_each_model(adapters, served, merged):
-    print_of = {name: found.fingerprint for name, found in adapters.items()}
+def test_a_mode_is_told_for_each_model(adapters, engine, request):
+    if request.node.callspec.params["engine"] == "merged":
+        assert engine.block == 1
+        assert {engine.mode(found and found.fingerprint) for found in models(adapters).values()} == {"merged"}
+        return
     ways = {None: "lora", "narrow": "lora", "wide": "lora", "uneven": "lora", "dora": "merged"}
-    assert {name: served.mode(print_of.get(name)) for name in ways} == ways
-    assert {merged.mode(print_of.get(name)) for name in ways} == {"merged"}
-    assert merged.block == 1
+    assert {name: engine.mode(found and found.fingerprint) for name, found in models(adapters).items()} == ways
 
 
-def test_exchanged_weights_are_as_good_as_a_fresh_engine(base, adapters, merged, reference, tmp_path):
-    for name in (None, "wide", "dora", None, "narrow", "wide", None):
-        assert answers(merged, requests(base, models(adapters)[name])) == reference[name], name
-    # A second engine, whose weights come from the disk.
-    merger = merged._merger
-    merger.apply(adapters["wide"].folder, adapters["wide"].fingerprint)
-    merger.model.save_pretrained(tmp_path)
-    load_tokenizer(base).save_pretrained(tmp_path)
-    merger.apply(None, None)
-    fresh = VLLMEngine(as_base(tmp_path), "fp32")
-    assert answers(fresh, requests(base, None)) == reference["wide"]
-    assert fresh._llm is not merged._llm
-
-
-def test_stop_strings_and_limits(base, served, reference):
+def test_stop_strings_and_limits(base, engine, reference):
     full = reference[None]
     index, mark = next((i, a.text[5:7]) for i, a in enumerate(full) if len(a.text) > 12 and a.text[5:7].isascii())
-    stopped = answers(served, requests(base, None, stop=("", mark)))
+    stopped = answers(engine, requests(base, None, stop=("", mark)))
     assert stopped[index].text == full[index].text[: full[index].text.index(mark)]
     assert stopped[index].finish == "stop"
     assert stopped == answers(HFEngine(base, "fp32"), requests(base, None, stop=("", mark)))
-    cut_off = answers(served, requests(base, None, limit=3))
+    cut_off = answers(engine, requests(base, None, limit=3))
     assert {answer.tokens for answer in cut_off if answer.finish == "length"} == {3}
 
 
-def test_the_end_token_ends_an_answer_and_is_not_counted(base, merged, reference):
-    # What the model says first is made its end token, for this call.
-    first = base_logits(base, requests(base, None)[0].prompt).argmax().item()
-    tokens = merged._llm.llm_engine.input_processor.generation_config_fields
-    before = dict(tokens)
-    tokens["eos_token_id"] = [first]
-    try:
-        found = answers(merged, requests(base, None)[:1])[0]
-    finally:
-        tokens.clear()
-        tokens.update(before)
-    assert (found.text, found.tokens, found.finish) == ("", 0, "stop")
-    assert reference[None][0].tokens > 0
+def test_the_end_token_ends_an_answer_and_is_not_counted(base, engine, reference, monkeypatch):
+    # What the model would say in the middle of an answer is made its end token.
+    middle = answers(engine, requests(base, None, limit=1))
+    texts = [answer.text for answer in middle]
+    end = base_logits(base, requests(base, None)[0].prompt).argmax().item()
+    fields = engine._llm.llm_engine.input_processor.generation_config_fields
+    monkeypatch.setitem(fields, "eos_token_id", [end])
+    found = answers(engine, requests(base, None, limit=1))
+    assert found == [Answer("", 0) if text == texts[0] else answer for text, answer in zip(texts, middle, strict=True)]
+    assert found[0] != middle[0]
 
 
-def test_a_request_that_does_not_fit_fails_alone(base, merged, reference):
+def test_a_request_that_does_not_fit_fails_alone(base, engine, reference):
     asked = requests(base, None)
     long = Request(None, None, (5,) * 500, 20)
-    found = answers(merged, [long, *asked, Request(None, None, (), 20)])
+    found = answers(engine, [long, *asked, Request(None, None, (), 20)])
     assert found[0].failed == "500 + 20 tokens exceed the context of 512"
     assert found[-1].failed == "the prompt is empty"
     assert found[1:-1] == reference[None]
-    assert answers(merged, [Request(None, None, (5,) * 492, 20)])[0].failed is None
-    likely = dict(merged.score([Scoring(None, None, (5,) * 510, (6, 7, 8)), Scoring(None, None, (5,) * 510, (6, 7))]))
+    assert answers(engine, [Request(None, None, (5,) * 492, 20)])[0].failed is None
+    likely = dict(engine.score([Scoring(None, None, (5,) * 510, (6, 7, 8)), Scoring(None, None, (5,) * 510, (6, 7))]))
     assert likely[0].failed == "510 + 3 tokens exceed the context of 512"
     assert math.isnan(likely[0].logprob)
     assert likely[1].failed is None
@@ -212,12 +194,10 @@ def base_logits(base, tokens, model=None):
         return model(input_ids=torch.tensor([tokens])).logits[0, -1].float()
 
 
-@pytest.mark.parametrize("kind", ["served", "merged"])
-def test_likelihoods_are_those_of_transformers(base, adapters, kind, request):
+def test_likelihoods_are_those_of_transformers(base, adapters, engine):
     import torch
     from peft import PeftModel
 
-    engine = request.getfixturevalue(kind)
     asked, expected = [], []
     for found in models(adapters).values():
         model = load_model(base, "fp32")
@@ -244,54 +224,68 @@ def test_likelihoods_are_those_of_transformers(base, adapters, kind, request):
     assert max(abs(found[i].logprob - logprob) for i, (logprob, _) in enumerate(expected)) < 1e-3
 
 
-def test_more_continuations_of_one_prompt_than_vllm_takes(base, merged):
+def test_more_continuations_of_one_prompt_than_vllm_takes(base, engine):
     prompt = requests(base, None)[0].prompt
     logits = base_logits(base, prompt).log_softmax(-1)
-    found = dict(merged.score([Scoring(None, None, prompt, (token,)) for token in range(290)]))
+    found = dict(engine.score([Scoring(None, None, prompt, (token,)) for token in range(290)]))
     assert max(abs(found[token].logprob - logits[token].item()) for token in range(290)) < 1e-3
     assert [token for token in range(290) if found[token].greedy] == [logits.argmax().item()]
 
 
-def test_a_call_that_is_given_up_leaves_nothing_behind(base, adapters, merged, reference):
-    run = merged.generate(requests(base, adapters["wide"]))
+def test_a_call_that_is_given_up_leaves_nothing_behind(base, adapters, engine, reference):
+    run = engine.generate(requests(base, adapters["wide"]))
     next(run)
     run.close()
-    assert not merged._llm.llm_engine.has_unfinished_requests()
-    assert answers(merged, requests(base, None)) == reference[None]
+    assert not engine._llm.llm_engine.has_unfinished_requests()
+    assert answers(engine, requests(base, None)) == reference[None]
 
 
-def test_a_prompt_is_read_anew_in_each_call(base, merged):
+def test_a_prompt_is_read_anew_in_each_call(base, engine):
     prompt = (7,) * 300
-    asked = [Request(None, None, prompt, 4), Request(None, None, (*prompt, 8), 4)]
+    params = {"max_tokens": 2, "detokenize": False}
     for _ in range(2):
-        list(merged.generate(asked))
-        cached = {output.num_cached_tokens for _, output in merged._run({0: (prompt, {"max_tokens": 2}, None)})}
-        assert cached == {0}
+        read = [output.num_cached_tokens for _, output in engine._run({0: (prompt, params, None)})]
+        assert read == [0]
 
 
-def test_an_adapter_that_is_refused_leaves_the_engine_running(base, adapters, served, merged, tmp_path, reference):
-    gone = preflight(shutil.copytree(adapters["narrow"].folder, tmp_path / "gone"), base)
-    lost = Request(tmp_path / "nowhere", adapters["narrow"].fingerprint, (5, 6), 4)
+def test_an_adapter_that_is_refused_leaves_the_engine_running(base, adapters, engine, tmp_path, reference):
     head = preflight(lora(base, tmp_path / "head", 5, targets=("lm_head",)), base)
-    answers(served, requests(base, adapters["wide"]))
-    answers(served, requests(base, adapters["uneven"]))  # so that the other one is not loaded
-    with pytest.raises(AdapterError, match=r"nowhere is refused by vLLM: .*No adapter found"):
-        answers(served, [lost])
-    assert answers(served, requests(base, gone)) == reference["narrow"]
-    for engine in (served, merged):
-        with pytest.raises(AdapterError, match=r"head parts the head of tiny@\w+ from its embedding.* --engine hf"):
-            answers(engine, requests(base, head))
-        assert answers(engine, requests(base, adapters["wide"])) == reference["wide"]
-        assert answers(engine, requests(base, None)) == reference[None]
+    with pytest.raises(AdapterError, match=r"head parts the head of tiny@\w+ from its embedding.* --engine hf"):
+        answers(engine, requests(base, head))
+    assert answers(engine, requests(base, adapters["wide"])) == reference["wide"]
+    assert answers(engine, requests(base, None)) == reference[None]
+    answers(engine, requests(base, adapters["uneven"]))
+    lost = Request(tmp_path / "nowhere", adapters["narrow"].fingerprint, (5, 6), 4)  # no engine has it any more
+    with pytest.raises(AdapterError, match=r"adapter \S+nowhere (is refused by vLLM|cannot be applied)"):
+        answers(engine, [lost])
+    assert answers(engine, requests(base, adapters["narrow"])) == reference["narrow"]
 
 
-def test_vllm_that_dies_is_one_line(base, merged, monkeypatch):
+def test_vllm_that_dies_is_one_line(base, engine, monkeypatch):
     def dies():
         raise RuntimeError("worker\n  is gone")
 
-    monkeypatch.setattr(merged._llm.llm_engine, "step", dies)
-    with pytest.raises(MeasureError, match=r"^vLLM stopped: worker is gone; see the cause with DOSAFE_DEBUG=1"):
-        list(merged.generate(requests(base, None)))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._llm.llm_engine, "step", dies)
+        with pytest.raises(MeasureError, match=r"^vLLM stopped: worker is gone; see the cause with DOSAFE_DEBUG=1"):
+            list(engine.generate(requests(base, None)))
+
+
+@only("merged")
+def test_exchanged_weights_are_as_good_as_a_fresh_engine(base, adapters, engine, reference, tmp_path):
+    for name in (None, "wide", "dora", None, "narrow", "wide", None):
+        assert answers(engine, requests(base, models(adapters)[name])) == reference[name], name
+    # Another engine, whose weights come from the disk.
+    merger = Merger(base, "fp32", "cpu")
+    merger.apply(adapters["wide"].folder, adapters["wide"].fingerprint)
+    merger.model.save_pretrained(tmp_path)
+    load_tokenizer(base).save_pretrained(tmp_path)
+    fresh = VLLMEngine(as_base(tmp_path), "fp32")
+    assert answers(fresh, requests(base, None)) == reference["wide"]
+    # The first one has given way; it comes back when it is asked.
+    assert "_llm" not in vars(engine)
+    assert answers(engine, requests(base, adapters["narrow"])) == reference["narrow"]
+    assert "_llm" not in vars(fresh)
 
 
 def test_vllm_that_does_not_start_is_one_line(base, caplog):

@@ -257,8 +257,8 @@ def test_pooled(only_ours):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("do_sample: true, temperature: 0.7", "do_sample=True, temperature=0.7"),
-        ("temperature: 0.7", "do_sample=True, temperature=0.7"),
+        ("do_sample: true, temperature: 0.7", "samples its answers"),
+        ("temperature: 0.7", "samples its answers"),
         ("num_beams: 4", "num_beams"),
     ],
 )
@@ -269,7 +269,7 @@ def test_only_greedy(engine, folder, monkeypatch, tmp_path, change, said):
     (tmp_path / "t.yaml").write_text(text)
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     monkeypatch.setattr(harness, "_manager", lambda _: manager)
-    with pytest.raises(ConfigError, match=f"task t_generate: the task asks for .*{said}"):
+    with pytest.raises(ConfigError, match=f"task t_generate.*{said}"):
         harness.load_harness(["t_generate"], "raw", engine.base, suite())
     (tmp_path / "t.yaml").write_text((folder / "t_generate.yaml").read_text() + "repeats: 3\n")
     with pytest.raises(ConfigError, match="asks each question 3 times"):

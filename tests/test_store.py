@@ -273,6 +273,14 @@ def test_a_mixed_chunk_is_written_whole_or_not_at_all(tmp_path):
         assert store.get_many(["a", "b"]) == {}
 
 
+def test_a_text_that_is_no_text_is_one_clear_error(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        with pytest.raises(MeasureError, match="cannot write to the store") as caught:
+            store.put_many({"a": Answer("x", 1), "b": Answer("\ud800", 1)}, "rev", None, BY)
+        assert str(caught.value).isprintable()
+        assert store.get_many(["a", "b"]) == {}
+
+
 def test_a_store_of_an_earlier_dosafe_is_brought_up_to_date(tmp_path):
     path = schema_1(tmp_path / "s.sqlite")
     for _ in range(2):

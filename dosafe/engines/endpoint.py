@@ -63,8 +63,8 @@ class EndpointEngine(Tokenized):
     Args:
         base: The base model; only its tokenizer is loaded.
         url: Address of the API, such as ``http://127.0.0.1:8000/v1``. A key is read from ``OPENAI_API_KEY``.
-        served: Model names on the server, by ``base`` or by an adapter's fingerprint, its first 12 digits, cell or
-            folder name. What it does not name is found in the server's list: an adapter by a model of one of these
+        served: Model names on the server, by ``base`` or by an adapter's fingerprint, its first 12 digits, name
+            (cell) or folder name. What it does not name is found in the server's list: an adapter by a model of one of these
             names or, as vLLM tells it, of this folder; the base by its name, its folder, or as the only model
             that is no adapter.
         concurrency: Requests under way at a time, 1 or more.
@@ -346,7 +346,7 @@ class EndpointEngine(Tokenized):
         if fingerprint is None:
             return f"base {self.base.name}"
         adapter = self._adapters.get(fingerprint)
-        return f"adapter {adapter.folder.name} ({fingerprint[:12]})" if adapter else f"adapter {fingerprint[:12]}"
+        return f"adapter {adapter.name} ({fingerprint[:12]})" if adapter else f"adapter {fingerprint[:12]}"
 
 
 class _FailedError(Exception):
@@ -413,8 +413,7 @@ def _check_address(url: str) -> None:
 
 def _aliases(adapter: Preflight) -> tuple[str, ...]:
     """Return what a model that serves an adapter may be called, the surest first."""
-    cell = adapter.card.cell if adapter.card else None
-    return (adapter.fingerprint, adapter.fingerprint[:12], *((cell,) if cell else ()), adapter.folder.name)
+    return (adapter.fingerprint, adapter.fingerprint[:12], adapter.name, adapter.folder.name)
 
 
 def _is_adapter(card: _Card, adapter: Preflight) -> bool:
