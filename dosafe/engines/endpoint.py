@@ -63,10 +63,10 @@ class EndpointEngine(Tokenized):
     Args:
         base: The base model; only its tokenizer is loaded.
         url: Address of the API, such as ``http://127.0.0.1:8000/v1``. A key is read from ``OPENAI_API_KEY``.
-        served: Model names on the server, by ``base`` or by an adapter's fingerprint, its first 12 digits, name
-            (cell) or folder name. What it does not name is found in the server's list: an adapter by a model of one of these
-            names or, as vLLM tells it, of this folder; the base by its name, its folder, or as the only model
-            that is no adapter.
+        served: Model names on the server, by ``base`` or by an adapter's fingerprint, its first 12 digits, name (cell)
+            or folder name. What it does not name is found in the server's list: an adapter by a model of one of these
+            names or, as vLLM tells it, of this folder; the base by its name, its folder, or as the only model that is
+            no adapter.
         concurrency: Requests under way at a time, 1 or more.
         timeout: Seconds that one try of a request may take.
         retries: Further tries, with growing pauses, after a lost connection, a timeout, 408, 409, 429 or 5xx.
