@@ -278,7 +278,7 @@ def test_a_template_that_is_no_text(tmp_path: Path, base: Base) -> None:
 
 
 def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, base: Base) -> None:
-    refused(write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))), base, r"caf\\udce9': the path is not UTF-8")
+    refused(write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe9"))), base, r"n\\udce9': the path is not UTF-8")
     refused(write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9/adapter"))), base, "the path is not UTF-8")
 
 
@@ -381,7 +381,7 @@ def test_the_verb_without_what_it_needs(run: Any, arguments: list[str]) -> None:
 
 
 def test_an_odd_name_ends_in_one_line(run: Any, tmp_path: Path, base: Base) -> None:
-    odd = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    odd = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe9")))
     code, out, _ = run(odd, "--base", base.path)
     assert code == 2
     assert "UTF-8" in out

@@ -157,19 +157,17 @@ def _folders(index: Mapping[str, Any]) -> dict[str, list[str]]:
     @cache
     def of(name: str) -> frozenset[str]:
         entry = index[name]
-        if entry.yaml_path is not None:
-            place = Path(entry.yaml_path).relative_to(root).parts
-            here = frozenset(place[:1])
-        else:
-            here = frozenset()
-        # With its tags, whose other tasks may lie elsewhere, for a group's members may be tags.
-        config = entry.cfg or {}
-        listed = config.get("task") if "group" in config else None
-        children = [listed] if isinstance(listed, str) else listed or sorted(entry.tags if not config else ())
-        for child in children:
-            given = (child.get("group") or child.get("task")) if isinstance(child, dict) else child
-            if given in index and given != name:
-                here |= of(given)
-        return here
+        place = Path(entry.yaml_path).relative_to(root).parts[:1] if entry.yaml_path else ()
+        children = entry.tags if entry.cfg is None else _listed(entry.cfg)
+        return frozenset(place).union(*(of(child) for child in children if child in index and child != name))
 
     return {name: sorted(of(name)) for name in index}
+
+
+def _listed(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a group's file lists, those of groups within it too."""
+    listed = config.get("task") if "group" in config else None
+    for member in [listed] if isinstance(listed, str) else listed or ():
+        if isinstance(member, dict):
+            yield from _listed(member)
+        yield str(member.get("group") or member.get("task") if isinstance(member, dict) else member)
