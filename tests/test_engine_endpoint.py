@@ -196,6 +196,7 @@ def test_what_is_sent(base, monkeypatch):
         "temperature": 0.0,
         "seed": 0,
         "repetition_penalty": 1.0,
+        "return_token_ids": True,
     }
 
 
@@ -418,6 +419,24 @@ def test_the_end_token_is_not_counted_where_the_server_tells_of_it(base, told, t
 def test_a_cut_answer_has_no_end_token(base):
     with Server(lambda body, _: reply(finish="length", tokens=5, stop_reason=None)) as server:
         assert answers(EndpointEngine(base, server.url), [ask(1)]) == [Answer("yes", 5, "length")]
+
+
+def test_the_text_is_that_of_the_tokens_where_they_are_given(base):
+    engine = EndpointEngine(base, "http://h/v1")
+    told, end = engine.encode(" an egg\u00fc"), engine.tokenizer.eos_token_id
+    told = told[:-1]  # the last letter is two tokens; vLLM's own text leaves half a letter out
+    said = [
+        reply(" an egg", finish="length", tokens=len(told), token_ids=told),
+        reply(" an egg", tokens=len(told) + 1, token_ids=[*told, end], stop_reason=None),
+        reply(" an ", tokens=len(told), token_ids=told, stop_reason="eg"),
+    ]
+    with Server(lambda body, _: said[body["prompt"][0]]) as server:
+        found = answers(EndpointEngine(base, server.url), [ask(0), ask(1), ask(2, stop=("eg",))])
+    assert found == [
+        Answer(" an egg\ufffd", len(told), "length"),
+        Answer(" an egg\ufffd", len(told), "stop"),
+        Answer(" an ", len(told), "stop"),
+    ]
 
 
 def models_asked(server: Server) -> dict[int, str]:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,8 +234,10 @@ def test_more_continuations_of_one_prompt_than_vllm_takes(base, engine):
 
 
 def test_a_call_that_is_given_up_leaves_nothing_behind(base, adapters, engine, reference):
-    run = engine.generate(requests(base, adapters["wide"]))
-    next(run)
+    asked = requests(base, adapters["wide"])
+    run = engine.generate([replace(asked[0], max_new_tokens=2), *asked[1:]])
+    assert next(run)[0] == 0
+    assert engine._llm.llm_engine.has_unfinished_requests()
     run.close()
     assert not engine._llm.llm_engine.has_unfinished_requests()
     assert answers(engine, requests(base, None)) == reference[None]

@@ -58,7 +58,8 @@ class EndpointEngine(Tokenized):
     names of the layers that they change; without, the first such request ends it.
 
     The number of tokens is the server's ``completion_tokens``. vLLM counts the end token there, which is taken off
-    (it is known by its ``stop_reason``); where another server counts it, it stays counted.
+    (it is known by its ``stop_reason``); where another server counts it, it stays counted. vLLM gives the answer's
+    tokens, from which its text is read here; of another server its own text is taken.
 
     Args:
         base: The base model; only its tokenizer is loaded.
@@ -125,7 +126,7 @@ class EndpointEngine(Tokenized):
             UserError: The server cannot be reached.
             MeasureError: It has stopped answering.
         """
-        return self._each(requests, self._answer, lambda reason: Answer("", 0, failed=reason))
+        return self._each(requests, self._ask_answer, self._answer, lambda reason: Answer("", 0, failed=reason))
 
     def score(self, requests: Sequence[Scoring]) -> Iterator[tuple[int, Likelihood]]:
         """Yield likelihoods from the logprobs of echoed prompts; a server that has none fails them.
@@ -135,12 +136,13 @@ class EndpointEngine(Tokenized):
             UserError: The server cannot be reached.
             MeasureError: It has stopped answering.
         """
-        return self._each(requests, self._likelihood, lambda reason: Likelihood(0.0, False, failed=reason))
+        return self._each(requests, self._ask_echo, _likelihood, lambda reason: Likelihood(0.0, False, failed=reason))
 
     def _each(
         self,
         requests: Sequence[_Asked],
-        ask: Callable[[_Card, _Asked], _Outcome],
+        ask: Callable[[_Card, _Asked], _Reply],
+        read: Callable[[_Asked, _Reply], _Outcome],
         failed: Callable[[str], _Outcome],
     ) -> Iterator[tuple[int, _Outcome]]:
         if not requests:
@@ -155,7 +157,7 @@ class EndpointEngine(Tokenized):
                 asked = {pool.submit(ask, models[requests[i].fingerprint], requests[i]): i for i in part}
                 for future in as_completed(asked):
                     try:
-                        outcome = future.result()
+                        outcome = read(requests[asked[future]], future.result())
                     except _FailedError as error:
                         self._count(error)
                         outcome = failed(error.reason)
@@ -174,47 +176,42 @@ class EndpointEngine(Tokenized):
                 "generated is kept, mend the server and run the same command again"
             )
 
-    def _answer(self, model: _Card, request: Request) -> Answer:
-        stop = [mark for mark in request.stop if mark]
-        choice, tokens = self._complete(
-            model, request.prompt, max_tokens=request.max_new_tokens, stop=stop[:MOST_STOPS] or None
+    def _ask_answer(self, model: _Card, request: Request) -> _Reply:
+        stop = [mark for mark in request.stop if mark][:MOST_STOPS] or None
+        return self._complete(
+            model, request.prompt, {"return_token_ids": True}, max_tokens=request.max_new_tokens, stop=stop
         )
+
+    def _answer(self, request: Request, reply: _Reply) -> Answer:
+        choice, tokens = reply.choices[0], reply.usage.completion_tokens
         if choice.finish_reason not in ("stop", "length"):
             raise _FailedError(f"finish_reason {choice.finish_reason}")
         if choice.finish_reason == "stop" and choice.tells_end and not isinstance(choice.stop_reason, str):
             tokens -= 1
-        text = cut(choice.text, stop)
-        return Answer(text, tokens, "length" if choice.finish_reason == "length" and text == choice.text else "stop")
+        whole = choice.text
+        if choice.token_ids is not None:  # as other engines read them: a server's text may differ at its two ends
+            whole = self.tokenizer.decode(choice.token_ids[:tokens], skip_special_tokens=True)
+        text = cut(whole, request.stop)
+        return Answer(text, tokens, "length" if choice.finish_reason == "length" and text == whole else "stop")
 
-    def _likelihood(self, model: _Card, request: Scoring) -> Likelihood:
+    def _ask_echo(self, model: _Card, request: Scoring) -> _Reply:
         adapter = self._adapters.get(request.fingerprint or "")
         if model.parent and adapter and HEAD in adapter.target_modules:
             raise _FailedError(NO_HEAD)
-        begin, end = len(request.prompt), len(request.prompt) + len(request.continuation)
-        choice, _ = self._complete(model, (*request.prompt, *request.continuation), max_tokens=1, echo=True, logprobs=1)
-        found = choice.logprobs
-        # One more than was sent: the token that is generated because not every server takes max_tokens 0.
-        if found is None or not end <= len(found.token_logprobs) <= end + 1:
-            raise _FailedError(NO_ECHO)
-        logprobs, best = found.token_logprobs[begin:end], (found.top_logprobs or [])[begin:end]
-        chosen = [value for value in logprobs if value is not None and math.isfinite(value)]
-        tops = [max(top.values()) for top in best if top]
-        if len(chosen) < end - begin or len(tops) < end - begin:
-            raise _FailedError(NO_ECHO)
-        return Likelihood(sum(chosen), all(value >= top for value, top in zip(chosen, tops, strict=True)))
+        sent = (*request.prompt, *request.continuation)
+        # Not every server takes max_tokens 0; the token that is generated is left out.
+        return self._complete(model, sent, {}, max_tokens=1, echo=True, logprobs=1)
 
-    def _complete(self, model: _Card, prompt: Sequence[int], **options: Any) -> tuple[_Choice, int]:
-        """Return the one choice of a completion, and the number of generated tokens."""
-        options |= {"temperature": 0.0, "seed": 0}
+    def _complete(self, model: _Card, prompt: Sequence[int], more: Mapping[str, Any], **options: Any) -> _Reply:
         # vLLM and SGLang take what a request leaves open from the model's generation_config.json.
-        options["extra_body"] = {"repetition_penalty": 1.0}
+        options |= {"temperature": 0.0, "seed": 0, "extra_body": {"repetition_penalty": 1.0, **more}}
         reply = self._ask(
             _Reply,
             lambda client: client.completions.with_raw_response.create(model=model.id, prompt=list(prompt), **options),
         )
         if not reply.choices:
             raise _FailedError("no choice in the reply")
-        return reply.choices[0], reply.usage.completion_tokens
+        return reply
 
     def _ask(self, shape: type[_Shape], send: Callable[[Any], Any]) -> _Shape:
         """Send a request and read the reply, whose shape the client itself does not check."""
@@ -382,6 +379,8 @@ class _Choice(BaseModel):
     finish_reason: str | None
     stop_reason: str | int | None = None
     """vLLM's: the stop string or further end token that ended the answer, None for the end token."""
+    token_ids: list[int] | None = None
+    """vLLM's."""
     logprobs: _Logprobs | None = None
 
     @property
@@ -396,6 +395,18 @@ class _Usage(BaseModel):
 class _Reply(BaseModel):
     choices: list[_Choice]
     usage: _Usage
+
+
+def _likelihood(request: Scoring, reply: _Reply) -> Likelihood:
+    begin, end = len(request.prompt), len(request.prompt) + len(request.continuation)
+    found = reply.choices[0].logprobs
+    if found is None or not end <= len(found.token_logprobs) <= end + 1:
+        raise _FailedError(NO_ECHO)
+    logprobs = [value for value in found.token_logprobs[begin:end] if value is not None and math.isfinite(value)]
+    best = [max(top.values()) for top in (found.top_logprobs or [])[begin:end] if top]
+    if len(logprobs) < end - begin or len(best) < end - begin:
+        raise _FailedError(NO_ECHO)
+    return Likelihood(math.fsum(logprobs), all(value >= top for value, top in zip(logprobs, best, strict=True)))
 
 
 def _check_address(url: str) -> None:
