@@ -1,4 +1,4 @@
-"""``dosafe lm-eval``: lm-eval's own command line, with dosafe's models and tasks."""
+"""``dosafe lm-eval``: lm-eval's own command line, with dosafe's models, tasks and mirror."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     """Run lm_eval with ARGUMENTS, as its own command does: run, ls or validate; see `dosafe lm-eval run --help`.
 
     It knows the models dosafe-hf and dosafe-vllm (--model_args base=..., adapter=..., precision=..., store=...) and
-    the tasks of `dosafe tasks` besides its own.
+    the tasks of `dosafe tasks`, and it finds the datasets of its own tasks in the mirror of DOSAFE_DATA_DIR.
     """
     from pathlib import Path
 
@@ -27,6 +27,8 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     from lm_eval.utils import setup_logging
 
     import dosafe.engines.lm  # noqa: F401  (puts the models into lm-eval's registry)
+    from dosafe.data.sources import default_data
+    from dosafe.engines.served import served
     from dosafe.errors import ConfigError
     from dosafe.paths import tasks_dir
 
@@ -41,6 +43,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
             theirs = EvaluatorConfig.load_yaml_config(given.config).get("include_path")
         given.include_path = [str(ours), *([theirs] if theirs else [])]
     try:
-        command.execute(given)
+        with served(default_data()):
+            command.execute(given)
     except ValueError as error:  # how lm-eval says that the user's input is wrong
         raise ConfigError(f"lm-eval: {' '.join(str(error).split())}") from error

@@ -25,7 +25,6 @@ VERBS = {
     "board": ("dosafe.cli.board:board", "Print records as a leaderboard, or render it as a page."),
     "store": ("dosafe.cli.store:store", "Say what the store of answers holds; export it, prune it."),
     "tasks": ("dosafe.cli.tasks:tasks", "List the lm-eval tasks."),
-    "lm-eval": ("dosafe.cli.lm_eval:lm_eval", "Run lm_eval with dosafe's engines as its models."),
     "tasks-path": ("dosafe.cli.tasks:tasks_path", "Print the folder for lm_eval --include_path."),
     "demo": ("dosafe.cli.demo:demo", "Run the whole road on mini data: tune, evaluate, list."),
 }

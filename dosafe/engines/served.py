@@ -1,4 +1,4 @@
-"""The documents of lm-eval's own tasks: the mirror's (``DOSAFE_DATA_DIR``) where it has them, else as lm-eval reads them.
+"""The documents of lm-eval's own tasks: the mirror's (``DOSAFE_DATA_DIR``) where it holds them, else as lm-eval has them.
 
 A task names a dataset of the Hugging Face hub. Where dosafe's table of sources has it, the mirror's files are checked
 by their sha256 and their rows are brought to the form that the hub's have.
