@@ -212,6 +212,34 @@ def test_contexts_that_are_too_long_lose_their_beginning_and_it_is_said(engine, 
     assert engine.tokenizer.decode(first.prompt).endswith("\nAnswer:<|im_end|>\n<|im_start|>assistant")
 
 
+@pytest.mark.parametrize("spare", [0, 1])
+def test_what_is_scored_has_the_room_that_the_engine_needs(base, folder, monkeypatch, tmp_path, spare):
+    long = (folder / "t_choice.yaml").read_text().replace("num_fewshot: 1", "num_fewshot: 15")
+    rolling = (folder / "t_rolling.yaml").read_text()
+    monkeypatch.setattr(groups, "_manager", manager_of(tmp_path, {"t_choice": long, "t_rolling": rolling}))
+    found = harness.load_harness(["t_choice", "t_rolling"], "raw", base, suite(), spare)
+    for name, least in (("t_choice", 1), ("t_rolling", 511)):
+        asks = [one for group in found[name].asks for one in group]
+        longest = max(asks, key=lambda one: len(one.prompt) + len(one.continuation))
+        assert len(longest.prompt) + len(longest.continuation) == 513 - spare
+        assert len(longest.continuation) >= least
+
+
+def test_templates_are_compiled_once(engine, only_ours, monkeypatch):
+    from lm_eval.utils import env
+
+    seen: list[str] = []
+    compile_ = type(env).from_string
+    monkeypatch.setattr(type(env), "from_string", lambda self, text: seen.append(text) or compile_(self, text))
+    harness._compile.cache_clear()
+    task = harness.load_harness(["t_generate"], "raw", engine.base, suite())["t_generate"]
+    kept = ask(engine, task)
+    task.metrics(kept)
+    assert len(seen) == len(set(seen)) > 0
+    assert "from_string" not in vars(env)
+    harness._compile.cache_clear()
+
+
 def test_a_failed_answer_leaves_its_document_out(engine, only_ours):
     task = harness.load_harness(["t_choice"], "raw", engine.base, suite())["t_choice"]
     kept = ask(engine, task)

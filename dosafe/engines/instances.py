@@ -38,10 +38,13 @@ class Instances:
 
     Args:
         base: Whose tokenizer, chat template and context length count.
+        spare: Tokens of the context that the engine cannot use when it scores. The transformers engine, like lm-eval's
+            model, uses all, and does not even read a text's last token; vLLM needs the room of the one it generates.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, spare: int = 0) -> None:
         self._base = base
+        self._spare = spare
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -184,7 +187,7 @@ class Instances:
             windows = get_rolling_token_windows(
                 token_list=list(ids[self.text(instance.args[0])]),
                 prefix_token=self.prefix,
-                max_seq_len=self.max_length,
+                max_seq_len=self.max_length - self._spare,
                 context_len=1,
             )
             for context, continuation in map(make_disjoint_window, windows):
@@ -215,7 +218,7 @@ class Instances:
             if not asked.prompt or not asked.continuation:
                 raise DataError(f"{where}: nothing to score, its context or its continuation has no tokens")
             # The last token of a continuation is foretold, never read.
-            room = self.max_length + 1 - len(asked.continuation)
+            room = self.max_length + 1 - self._spare - len(asked.continuation)
             if room < 1:
                 raise DataError(
                     f"{where}: a continuation of {len(asked.continuation)} tokens, but {self._base.name} reads "

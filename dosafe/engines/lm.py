@@ -61,6 +61,8 @@ class EngineLM(LM):  # type: ignore[misc]
     engine_name: ClassVar[str]
     has_options: ClassVar[bool] = False
     """Whether the engine takes a mode, and any argument of the library below."""
+    spare: ClassVar[int] = 0
+    """Tokens of the context that the engine cannot use when it scores, as ``Instances`` has it."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class EngineLM(LM):  # type: ignore[misc]
         options = EngineOptions(PRECISIONS[wanted], _rows(batch_size), mode and str(mode), more)
         self._engine = build_engine(self.engine_name, self.base, options)
         self._engine.prepare([facts] if facts else [])
-        self._asker = Instances(self.base)
+        self._asker = Instances(self.base, self.spare)
         # Without a store of the user's own one is kept for as long as the model lives.
         self._folder = tempfile.TemporaryDirectory(prefix="dosafe-")
         self._store = Path(str(store)).expanduser() if store else Path(self._folder.name) / "answers.sqlite"
@@ -253,6 +255,7 @@ class VLLMEngineLM(EngineLM):
 
     engine_name = "vllm"
     has_options = True
+    spare = 1
 
 
 def _rows(given: str | int) -> Any:
