@@ -33,7 +33,7 @@ from dosafe.registry import registry
 from dosafe.strategies.base import load_strategy
 
 WEIGHTS = Path(__file__).with_name("refusal_lite.json")
-SHA256 = "859b36349d9a0cd354bc6d87c4bd92427ba39c2cf443951f2955304549e8d756"
+SHA256 = "4307b5055d9e036305492f5419e3a102a74a49f1b44db821799cb66d3b0cb2b3"
 """Of the weights' bytes. Other bytes are another judge."""
 VERSION = 1
 """Of the features: weights that were fitted to others are refused."""
