@@ -168,7 +168,12 @@ def keystrokes(index: Path) -> tuple[float, list[float]]:
         search = page.get_by_role("searchbox")
         for times, mark in enumerate(TYPED, 1):
             search.press_sequentially(mark)
-            page.wait_for_function(f"window.took.length === {times}")
+            # Not wait_for_function: it evaluates strings later, which the page's policy forbids.
+            page.evaluate(
+                "(times) => new Promise((done) => {"
+                "  const look = () => (window.took.length >= times ? done() : setTimeout(look, 5)); look(); })",
+                times,
+            )
         took = page.evaluate("window.took")
         browser.close()
     return opened, took

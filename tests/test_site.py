@@ -690,7 +690,9 @@ def test_latex_has_a_cell_for_each_column_and_no_mark_of_its_own():
         assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     assert r"\textless{}/script\textgreater{}" in text
     assert r"\$x\textasciicircum{}2\$" in text
-    assert "75.0 [53.1--88.8]" in as_latex(group_records([record()]))
+    text = as_latex(group_records([record(suite="a1-2")]))
+    assert "75.0 [53.1--88.8]" in text
+    assert "a1-2@1" in text
 
 
 # Records of earlier versions

@@ -90,7 +90,7 @@ def build(records: tuple[Path, ...], out: Path, judge: str | None) -> None:
 @click.argument("site", type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
 def serve(site: Path, port: int) -> None:
-    """Show SITE in a browser, to this machine only, until it is interrupted."""
+    """Serve SITE to this machine alone, until it is interrupted."""
     from dosafe.site.serve import server
 
     with server(site, port) as httpd:

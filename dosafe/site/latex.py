@@ -48,7 +48,8 @@ def as_latex(groups: Sequence[Group], every: bool = False) -> str:
         for line in group.lines:
             flags = f" ({', '.join(line.flags)})" if line.flags else ""
             rank = [rank_text(line)] if group.ranked_by else []
-            cells = [line.name + flags, line.template, *rank, *shown(group, line, every)]
+            numbers = [re.sub(r"(?<=\d)-(?=\d)", "--", text) for text in (*rank, *shown(group, line, every))]
+            cells = [line.name + flags, line.template, *numbers]
             # In braces, or a "[" behind "\\" would be read as its argument.
             lines.append(f"{' & '.join(f'{{{_tex(cell)}}}' for cell in cells)} \\\\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]))
@@ -58,7 +59,6 @@ def as_latex(groups: Sequence[Group], every: bool = False) -> str:
 
 
 def _tex(text: str) -> str:
-    """Return text as LaTeX shows it; ranges get a dash."""
+    """Return text as LaTeX shows it."""
     line = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
-    line = "".join(_MARKS.get(mark, mark) for mark in line)
-    return re.sub(r"(?<=\d)-(?=\d)", "--", line)
+    return "".join(_MARKS.get(mark, mark) for mark in line)
