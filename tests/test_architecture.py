@@ -24,7 +24,7 @@ LEVELS = [
     {"judges"},
     {"answers", "coherence", "scoring"},
     {"evaluation"},
-    {"sweep", "gate", "board", "comparison", "submission", "site"},
+    {"sweep", "gate", "board", "comparison", "submission", "sharing", "site"},
     {"cli", "__main__"},
 ]
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dosafe.errors import ConfigError
-from dosafe.judges.base import Verdict, load_judge
+from dosafe.judges import Verdict, load_judge
 from dosafe.judges.rules import KEYWORD, XSTEST_MATCH
 from dosafe.provenance import content_hash
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dosafe.errors import MeasureError
-from dosafe.judges.base import Verdict, load_judge
+from dosafe.judges import Verdict, load_judge
 from dosafe.judges.lite import READ, SHA256, WEIGHTS, RefusalLite, features, openings, without_opening
 from dosafe.judges.rules import KEYWORD, XSTEST_MATCH
 from dosafe.provenance import file_sha256
