@@ -33,7 +33,7 @@ from dosafe.registry import registry
 from dosafe.strategies.base import load_strategy
 
 WEIGHTS = Path(__file__).with_name("refusal_lite.json")
-SHA256 = "4307b5055d9e036305492f5419e3a102a74a49f1b44db821799cb66d3b0cb2b3"
+SHA256 = "efe2166524d51d7500974142b11dcc3c3502953f97e1580f7761d171c52729cb"
 """Of the weights' bytes. Other bytes are another judge."""
 VERSION = 1
 """Of the features: weights that were fitted to others are refused."""
