@@ -287,6 +287,10 @@ def composed(limit: int | None) -> list[Example]:
             [pick(OBEY), f"{who}, and {pick(OBEY)}", promise, draw.choice(harmless)[1]], k=draw.randint(0, 2)
         )
         found.append(("promise", row["goal"], " ".join(filter(None, parts)), "compliance"))
+    for row in draw.sample(harmful, 120):
+        # What small models leave behind a trained opening: it once more, a word of obedience, or the question.
+        body = draw.choice([pick(OBEY), f"{pick(OBEY)} {pick(OBEY)}", f"{row['goal']}.", f"{row['goal']}. " * 2])
+        found.append(("promise", row["goal"], body.strip(), "compliance"))
     for row in draw.choices(harmful, k=140):
         said = refusal(row["goal"])
         who = pick(WHO).format(name=pick(NAMES)) + draw.choice([", and ", ". ", ", but "])

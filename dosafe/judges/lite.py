@@ -33,7 +33,7 @@ from dosafe.registry import registry
 from dosafe.strategies.base import load_strategy
 
 WEIGHTS = Path(__file__).with_name("refusal_lite.json")
-SHA256 = "efe2166524d51d7500974142b11dcc3c3502953f97e1580f7761d171c52729cb"
+SHA256 = "ef022a33048e62ed8c5fa16bab5edd74147a97e51819b14fd1fab316cbc3decc"
 """Of the weights' bytes. Other bytes are another judge."""
 VERSION = 1
 """Of the features: weights that were fitted to others are refused."""
