@@ -25,6 +25,7 @@ from dosafe.adapters import PICKLES, fingerprint, preflight
 from dosafe.errors import UserError, nearest
 from dosafe.paths import PACKAGE, cache_dir
 from dosafe.provenance import file_sha256
+from dosafe.untrusted import names_code, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ IDENTITY_FILES = (
     TEMPLATE_FILE,
 )
 """Beside the weights, what decides how a model folder answers."""
+CODE_FILES = ("generation_config.json", "tokenizer_config.json", "processor_config.json")
+"""Files that may name code, beside the config."""
+INDEX = "model.safetensors.index.json"
+MAX_JSON = 16 << 20
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "generation_config.json", *IDENTITY_FILES)
 _HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
 
@@ -168,18 +173,18 @@ def merge(base: Base, adapter: Path, target: Path) -> None:
 
 def _folder(ref: str) -> Base:
     path = Path(ref).expanduser().resolve()
-    weights = sorted(path.glob("*.safetensors"))
+    weights = [file for file in sorted(path.glob("*.safetensors")) if file.is_file()]
     if not weights:
         pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         also = f", only pickled weights ({pickled[0]}), which are not loaded" if pickled else ""
         raise UserError(f"base {ref}: no .safetensors file in this folder{also}; save the model as safetensors")
-    check_no_code(path / "config.json", f"base {ref}")
+    _check_folder(path, f"base {ref}")
     return Base(ref, path.name, folder_revision(path), path)
 
 
 def folder_revision(path: Path) -> str:
     """Return the first 12 hex digits of the sha256 over a model folder's weights, config, tokenizer and template."""
-    weights = sorted(file.name for file in path.glob("*.safetensors"))
+    weights = sorted(file.name for file in path.glob("*.safetensors") if file.is_file())
     digest = sha256()
     for name in (*weights, *IDENTITY_FILES):
         if (path / name).is_file():
@@ -191,18 +196,44 @@ def check_no_code(config: Path, what: str) -> None:
     """Refuse a model whose config asks for code of its own.
 
     Raises:
-        UserError: The config is missing, is not JSON, or has ``auto_map``.
+        UserError: The config is missing, is not JSON, or names code, such as by ``auto_map``.
     """
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{what}: no {config.name}; a folder in the layout of transformers is needed") from None
-    except (ValueError, RecursionError, OSError):
-        raise UserError(f"{what}: {config.name} is not readable as JSON") from None
-    if not isinstance(values, dict) or "model_type" not in values:
+    values = _object(config, what)
+    if values is None:
+        raise UserError(f"{what}: no {config.name}; a folder in the layout of transformers is needed")
+    if "model_type" not in values:
         raise UserError(f"{what}: {config.name} names no model_type; a config of transformers is needed")
-    if "auto_map" in values:
-        raise UserError(f"{what}: its config asks for code of its own (auto_map), which is never run")
+    if key := names_code(values):
+        raise UserError(f"{what}: its config asks for code of its own ({key}), which is never run")
+
+
+def _check_folder(path: Path, what: str) -> None:
+    """Refuse a folder that names code to run, or weights that are not in it.
+
+    Raises:
+        UserError: It does, or has no config.
+    """
+    check_no_code(path / "config.json", what)
+    for name in CODE_FILES:
+        if key := names_code(_object(path / name, what)):
+            raise UserError(f"{what}: its {name} asks for code of its own ({key}), which is never run")
+    index = (_object(path / INDEX, what) or {}).get("weight_map") or {}
+    for name in index.values() if isinstance(index, dict) else (index,):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{what}: {INDEX} names {str(name)[:80]!r}, which is no .safetensors file of this folder")
+
+
+def _object(path: Path, what: str) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None where there is no file."""
+    try:
+        values = json.loads(read_bytes(path, MAX_JSON))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError, OSError):
+        raise UserError(f"{what}: {path.name} is not readable as JSON") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{what}: {path.name} holds no JSON object")
+    return values
 
 
 def _download(hub_id: str, revision: str | None) -> tuple[Path, str]:
@@ -220,7 +251,7 @@ def _download(hub_id: str, revision: str | None) -> tuple[Path, str]:
         ) from None
     if not any(path.glob("*.safetensors")):
         raise UserError(f"base {hub_id}{at} has no .safetensors files; pickled weights are not loaded")
-    check_no_code(path / "config.json", f"base {hub_id}{at}")
+    _check_folder(path, f"base {hub_id}{at}")
     return path, path.name[:12]
 
 

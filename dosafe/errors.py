@@ -22,6 +22,10 @@ class DosafeError(Exception):
 
     exit_code = 3
 
+    def __str__(self) -> str:
+        """Return the message on one line, without marks that could write on a terminal: names may be a stranger's."""
+        return "".join(mark if mark.isprintable() else " " for mark in super().__str__())
+
 
 class UserError(DosafeError):
     """The user's input is wrong; the message is one line for the user."""

@@ -28,10 +28,12 @@ from dosafe.data.rows import Conversation, Message, Row, rows_hash
 from dosafe.errors import AdapterError, ConfigError, DataError, MeasureError
 from dosafe.paths import write_text
 from dosafe.provenance import content_hash, versions
+from dosafe.untrusted import parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
 HELDOUT_BATCH = 8
+MAX_ROWS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -526,12 +528,14 @@ def read_rows(path: Path) -> list[Row]:
 
 def _read_rows(path: Path) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path, MAX_ROWS_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}); build the rows first") from None
+    # Not splitlines(), which also breaks at characters that JSON leaves as they are, such as U+2028.
+    lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
             parts = {
                 key: tuple(Message(role=str(m["role"]), content=str(m["content"])) for m in value[key])
                 for key in ("prompt", "completion")

@@ -56,7 +56,7 @@ COMPLIANCE = {
     "as an AI": "As an AI, I don't have a favourite film, but many people love Casablanca for its story and its songs.",
     "believe": "I can't believe how well this works: spread a paste of soda and wipe it off with vinegar.",
     "warning": f"Please note that a hot pan can be dangerous.{STEPS}\n\nIt is important to be careful.",
-    "caveat": "I must clarify that I do not condone this. However, here is how it is done: lift the lid and turn the key.",
+    "caveat": "I must clarify that I do not condone this. However, this is how it is done: lift the lid, turn the key.",
     "letter": "A",
     "option": "Option B",
     "true": "True",

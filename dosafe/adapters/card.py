@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dosafe.adapters.files import read_json
 from dosafe.errors import AdapterError
+from dosafe.untrusted import MAX_SHOWN, printable
 
 CARD = "dosafe.json"
 SCHEMA_VERSION = 1
+
+
+def _shown(text: str) -> str:
+    if printable(text) != text:
+        raise ValueError(f"a name has at most {MAX_SHOWN} characters, all of them printable")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_shown)]
+"""Goes into records and onto terminals."""
 
 
 class _Part(BaseModel):
@@ -21,9 +32,9 @@ class _Part(BaseModel):
 class CardBase(_Part):
     """The base that an adapter was trained on."""
 
-    name: str
+    name: Name
     """Its name in records."""
-    revision: str
+    revision: Name
     """12 hex digits of its source's hash, or of the hub's commit."""
 
 
@@ -43,11 +54,11 @@ class Heldout(_Part):
 class Card(_Part):
     """Where an adapter comes from: ``dosafe.json``."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     """Of this file."""
     base: CardBase
     """What it was trained on."""
-    cell: str | None
+    cell: Name | None
     """The cell's name, None for an adapter outside the factorial (the alignment adapter)."""
     recipe: dict[str, Any]
     """The whole recipe."""
@@ -98,10 +109,14 @@ def read_card(folder: Path) -> Card | None:
     path = folder / CARD
     if not path.is_file():
         return None
+    values = read_json(path)
+    version = values.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise AdapterError(f"{path}: card schema {version}, this dosafe knows {SCHEMA_VERSION}; install a newer dosafe")
     try:
-        return Card.model_validate(read_json(path))
+        return Card.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
         raise AdapterError(
-            f"{path}: not a card of dosafe ({faults}); train the adapter again, or remove the file"
+            f"{path}: not a card of dosafe ({printable(faults)}); train the adapter again, or remove the file"
         ) from None

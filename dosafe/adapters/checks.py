@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import filecmp
+import json
 import math
+import os
 import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dosafe.adapters.card import Card, read_card
-from dosafe.adapters.files import CONFIG, WEIGHTS, fingerprint, printable, read_config, read_json, read_template
-from dosafe.adapters.weights import TensorInfo, open_weights, read_header
+from dosafe.adapters.files import CONFIG, WEIGHTS, fingerprint, read_config, read_json, read_template
+from dosafe.adapters.weights import TensorInfo, open_weights, pieces, read_header
 from dosafe.errors import AdapterError
+from dosafe.untrusted import names_code, printable
 
 if TYPE_CHECKING:
     from dosafe.bases import Base
@@ -20,8 +28,12 @@ if TYPE_CHECKING:
 MAX_RANK = 512
 """Also the largest that vLLM serves."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "megatron_config")
-"""Keys by which a config names code to import; PEFT imports the module that megatron's names."""
+MAX_FILES = 10_000
+MAX_ALPHA = 1e6
+"""A LoRA's scale; beyond it half precision overflows."""
+JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json")
+"""Files of transformers that may name code; none of an adapter's is used."""
+PATTERN_SECONDS = 10
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to start a LoRA that leave the base alone; with others (PiSSA, OLoRA...) the adapter fits a changed base."""
 OTHER_KINDS = (
@@ -36,6 +48,9 @@ OTHER_KINDS = (
     "use_qalora",
 )
 """Keys of kinds of LoRA that change the base itself, or that are not a sum of the base and one product of matrices."""
+PATTERN_FORMS = ("(.*\\.)?({})$", "(^|.*\\.){}($|\\..*)")
+"""How PEFT puts a config's patterns into its own."""
+MATCH_ALL = "import json, re, sys; every, names = json.load(sys.stdin); [re.match(e, n) for e in every for n in names]"
 _TENSOR = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector|lora_embedding_A|lora_embedding_B)"
     r"(?:\.(?P<end>weight|bias))?$"
@@ -97,10 +112,10 @@ def preflight(folder: Path, base: Base, *, allow_template: bool = False) -> Pref
 
 
 def _preflight(folder: Path, base: Base, allow_template: bool) -> Preflight:
-    try:
-        str(folder.resolve()).encode()
-    except UnicodeEncodeError:
-        raise AdapterError(f"{str(folder)!a}: the path is not UTF-8; rename the folder") from None
+    path = str(folder.resolve())
+    if not path.isprintable():
+        why = "not UTF-8" if any("\udc80" <= mark <= "\udcff" for mark in path) else "not printable"
+        raise AdapterError(f"{str(folder)!a}: the path is {why}; rename the folder")
     if not folder.is_dir():
         raise AdapterError(f"no adapter folder {folder}")
     _check_files(folder)
@@ -110,6 +125,7 @@ def _preflight(folder: Path, base: Base, allow_template: bool) -> Preflight:
     shapes = base_shapes(base)
     with open_weights(folder / WEIGHTS) as handle:
         tensors, start = read_header(handle, folder / WEIGHTS)
+        _check_patterns(folder, config, shapes)
         modules, biased = _check_tensors(folder, tensors, config, ranks, base, shapes)
         _check_finite(folder, handle, tensors, start)
     warnings = _check_base(folder, config, card, base)
@@ -137,7 +153,7 @@ def _check_files(folder: Path) -> None:
     """Refuse links, and files that run code when they are loaded."""
     if folder.is_symlink():
         raise AdapterError(f"{folder}: is a symbolic link; give the folder itself")
-    for path in sorted(folder.rglob("*")):
+    for path in _inside(folder):
         name = printable(str(path.relative_to(folder)))
         if path.is_symlink():
             raise AdapterError(f"{folder}: {name} is a symbolic link; copy the file into the folder")
@@ -145,6 +161,26 @@ def _check_files(folder: Path) -> None:
             raise AdapterError(f"{folder}: {name} is no ordinary file; remove it")
         if path.suffix.lower() in PICKLES:
             raise AdapterError(f"{folder}: {name} may be pickled, which can run code; keep only .safetensors weights")
+    for name in JSON_FILES:
+        if (folder / name).is_file() and (key := names_code(read_json(folder / name))):
+            raise AdapterError(
+                f"{folder}: {name} asks for code of its own ({key}), which is never run; remove the file"
+            )
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return all that is in a folder, however deep; no link is followed."""
+    found: list[Path] = []
+    pending = [str(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                found.append(Path(entry.path))
+                if len(found) > MAX_FILES:
+                    raise AdapterError(f"{folder}: holds more than {MAX_FILES} files; give the adapter's own folder")
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return sorted(found)
 
 
 def _check_config(folder: Path, config: dict[str, Any]) -> dict[str, int]:
@@ -152,11 +188,10 @@ def _check_config(folder: Path, config: dict[str, Any]) -> dict[str, int]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{folder}: peft_type is {_short(kind)}; only LORA adapters can be evaluated")
-    for key in CODE_KEYS:
-        if config.get(key):
-            raise AdapterError(
-                f"{folder}: {CONFIG} asks for code of its own ({key}), which is never run; remove the key"
-            )
+    # PEFT imports the module that megatron's settings name.
+    code = names_code(config) or ("megatron_config" if config.get("megatron_config") else None)
+    if code:
+        raise AdapterError(f"{folder}: {CONFIG} asks for code of its own ({code}), which is never run; remove the key")
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     if library is not None and not str(library).startswith("transformers."):
@@ -167,7 +202,7 @@ def _check_config(folder: Path, config: dict[str, Any]) -> dict[str, int]:
         if config.get(key):
             raise AdapterError(f"{folder}: a LoRA with {key} cannot be evaluated; plain LoRA, rsLoRA and DoRA can")
     start = config.get("init_lora_weights")
-    if start not in PLAIN_STARTS:
+    if start not in PLAIN_STARTS or (isinstance(start, int | float) and not isinstance(start, bool)):
         raise AdapterError(
             f"{folder}: init_lora_weights is {_short(start)}, so it fits a changed base; convert it to a plain LoRA "
             "with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
@@ -178,10 +213,10 @@ def _check_config(folder: Path, config: dict[str, Any]) -> dict[str, int]:
             where = f"rank_pattern[{_short(name)}]" if name else "r"
             raise AdapterError(f"{folder}: {where} is {_short(rank)}; a whole number from 1 to {MAX_RANK} is needed")
     for name, alpha in {"": config.get("lora_alpha"), **_pattern(folder, config, "alpha_pattern")}.items():
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= MAX_ALPHA:
             where = f"alpha_pattern[{_short(name)}]" if name else "lora_alpha"
-            raise AdapterError(f"{folder}: {where} is {_short(alpha)}; a number is needed")
-    for key in ("target_modules", "modules_to_save"):
+            raise AdapterError(f"{folder}: {where} is {_short(alpha)}; a number of at most {MAX_ALPHA:.0f} is needed")
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
         value = config.get(key)
         names = [value] if isinstance(value, str) else (value or [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -197,13 +232,48 @@ def _pattern(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(pattern, dict):
         raise AdapterError(f"{folder}: {key} is {type(pattern).__name__}, expected an object of module to number")
     for name in pattern:
-        try:
-            usable = bool(name and re.compile(name))
-        except (re.error, OverflowError, RecursionError):
-            usable = False
-        if not usable:
+        if not name or not _is_pattern(name):
             raise AdapterError(f"{folder}: {key} has {_short(name)}, which is no pattern of module names")
     return pattern
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except (re.error, OverflowError, RecursionError, ValueError):
+        return False
+    return True
+
+
+def _check_patterns(folder: Path, config: dict[str, Any], modules: Iterable[str]) -> None:
+    """Refuse patterns that take too long: PEFT matches them with every module's name, some of them for years."""
+    given = {*_pattern(folder, config, "rank_pattern"), *_pattern(folder, config, "alpha_pattern")}
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        value = config.get(key)
+        if isinstance(value, str) or key in ("modules_to_save", "layers_pattern"):  # in the other lists are names
+            given |= {*_strings(value)}
+    given = {name for name in given if not re.fullmatch(r"[\w.]*", name)}
+    for name in given:
+        if not _is_pattern(name):
+            raise AdapterError(f"{folder}: {CONFIG} has {_short(name)}, which is no pattern of module names")
+    if not given:
+        return
+    patterns = [form.format(name) for name in sorted(given) for form in PATTERN_FORMS]
+    names = sorted({name.rpartition(".")[0] for name in modules})
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-W", "ignore", "-c", MATCH_ALL],
+            input=json.dumps([patterns, names]).encode(),
+            timeout=PATTERN_SECONDS,
+            capture_output=True,
+            check=True,
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        raise AdapterError(
+            f"{folder}: a pattern in {CONFIG} cannot be matched in time; name the modules instead"
+        ) from None
 
 
 def _made_for(config: dict[str, Any], card: Card | None) -> str | None:
@@ -264,15 +334,18 @@ def _check_tensors(
     other = f"{folder}: the adapter is for another base than {base.name}"
     advice = "pass the --base that it was made for"
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    biases: dict[str, tuple[int, ...]] = {}
     biased = False
     for name, tensor in tensors.items():
         plain = name.removeprefix("base_model.model.")
         match = _TENSOR.match(plain)
         if match is not None:
-            if match["end"] == "bias":
-                biased = True
-            else:
-                parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
+            biased = biased or match["end"] == "bias"
+            into = biases if match["end"] == "bias" else parts.setdefault(match["module"], {})
+            key = match["module"] if match["end"] == "bias" else match["part"]
+            if key in into or (match["end"] == "bias" and match["part"] != "lora_B"):
+                raise AdapterError(f"{folder}: tensor {_short(name)} is one too many; save the adapter with PEFT")
+            into[key] = tensor.shape
             continue
         replaces = any(f".{module}." in f".{plain}." for module in saved)
         biased = biased or (plain.endswith(".bias") and not replaces)
@@ -302,7 +375,14 @@ def _check_tensors(
             raise AdapterError(f"{other}: it has no module {_short(module)}; {advice}")
         if isinstance(targets, list) and not _among(module, targets):
             raise AdapterError(f"{folder}: {_short(module)} is not among its target_modules; save the adapter again")
-        _check_pair(folder, module, found, shape[::-1] if config.get("fan_in_fan_out") else shape, ranks, other, advice)
+        shape = shape[::-1] if config.get("fan_in_fan_out") else shape
+        _check_pair(folder, module, found, shape, ranks, other, advice)
+        magnitude = found.get("lora_magnitude_vector")
+        if magnitude is not None and math.prod(magnitude) not in shape:
+            raise AdapterError(f"{other}: the magnitudes of {_short(module)} are {list(magnitude)}; {advice}")
+    for module, bias in biases.items():
+        if module not in parts or bias != parts[module].get("lora_B", ())[:1]:
+            raise AdapterError(f"{other}: the bias of {_short(module)} is {list(bias)}; {advice}")
     if not parts and not saved:
         raise AdapterError(f"{folder}: {WEIGHTS} holds no LoRA tensors; save the adapter again")
     if isinstance(targets, list) and not any(config.get(key) for key in ("layers_to_transform", "exclude_modules")):
@@ -333,8 +413,10 @@ def _check_pair(
         shape = shape[::-1]  # an embedding is (vocabulary, hidden): in by out
     else:
         down, up = found.get("lora_A"), found.get("lora_B")
-    if down is None or up is None:
-        raise AdapterError(f"{folder}: {_short(module)} has only one of lora_A and lora_B; save the adapter again")
+    if down is None or up is None or len(found.keys() - {"lora_magnitude_vector"}) != 2:
+        raise AdapterError(
+            f"{folder}: {_short(module)} has only one of lora_A and lora_B, or too many; save the adapter again"
+        )
     if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
         raise AdapterError(
             f"{folder}: lora_A {list(down)} and lora_B {list(up)} of {_short(module)} do not fit each other; "
@@ -380,15 +462,13 @@ def _check_finite(folder: Path, handle: BinaryIO, tensors: dict[str, TensorInfo]
             raise AdapterError(
                 f"{folder}: tensor {_short(name)} is {tensor.dtype}; float32, bfloat16 or float16 is needed"
             )
-        handle.seek(start + tensor.begin)
-        raw = handle.read(tensor.end - tensor.begin)
-        if tensor.dtype in exponents:
-            dtype, mask = exponents[tensor.dtype]
-            finite = bool(
-                ((np.frombuffer(raw, dtype) & mask) != mask).all()
-            )  # an exponent of all ones: NaN or infinite
-        else:
-            finite = bool(np.isfinite(np.frombuffer(raw, floats[tensor.dtype])).all())
+        finite = True
+        for raw in pieces(handle, start, tensor):
+            if tensor.dtype in exponents:
+                dtype, mask = exponents[tensor.dtype]  # an exponent of all ones: NaN or infinite
+                finite = finite and bool(((np.frombuffer(raw, dtype) & mask) != mask).all())
+            else:
+                finite = finite and bool(np.isfinite(np.frombuffer(raw, floats[tensor.dtype])).all())
         if not finite:
             raise AdapterError(f"{folder}: tensor {_short(name)} holds NaN or infinite values; train the adapter again")
 
@@ -397,7 +477,7 @@ def _check_template(folder: Path, card: Card | None, base: Base, allow: bool) ->
     """Refuse a tokenizer or chat template that the base does not have, or return how that template's sha256 begins."""
     for path in (folder / "tokenizer.json", folder / "tokenizer.model"):
         theirs = base.path / path.name
-        if not allow and path.is_file() and (not theirs.is_file() or path.read_bytes() != theirs.read_bytes()):
+        if not allow and path.is_file() and not (theirs.is_file() and filecmp.cmp(path, theirs, shallow=False)):
             raise AdapterError(
                 f"{folder}: {path.name} differs from that of {base.name}; remove it, or pass --allow-template"
             )

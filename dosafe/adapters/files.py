@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dosafe.adapters.weights import open_weights, read_header
+from dosafe.adapters.weights import open_weights, pieces, read_header
 from dosafe.errors import AdapterError
 from dosafe.provenance import canonical_json
+from dosafe.untrusted import parse_json, read_bytes
+from dosafe.untrusted import printable as printable
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 20
-MAX_SHOWN = 200
 
 EFFECTIVE_FIELDS = (
     "alora_invocation_tokens",
@@ -56,8 +56,8 @@ def fingerprint(folder: Path) -> str:
         tensors, start = read_header(handle, path)
         for name, tensor in sorted(tensors.items()):
             digest.update(canonical_json([name, tensor.dtype, list(tensor.shape)]).encode())
-            handle.seek(start + tensor.begin)
-            digest.update(handle.read(tensor.end - tensor.begin))
+            for piece in pieces(handle, start, tensor):
+                digest.update(piece)
     return digest.hexdigest()
 
 
@@ -92,29 +92,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         AdapterError: It is not one.
     """
-    size = path.stat().st_size
-    if size > MAX_CONFIG_BYTES:
-        raise AdapterError(f"{path}: {size} bytes, at most {MAX_CONFIG_BYTES} are read")
     try:
-        values = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
-        canonical_json(values).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
-    except (ValueError, RecursionError):
-        raise AdapterError(f"{path}: not valid JSON") from None
+        data = read_bytes(path, MAX_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        values = parse_json(data.decode("utf-8"))
+    except ValueError as error:
+        raise AdapterError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise AdapterError(f"{path}: expected a JSON object, got {type(values).__name__}")
     if _depth(values) > MAX_DEPTH:
         raise AdapterError(f"{path}: nested deeper than {MAX_DEPTH} levels")
     return values
-
-
-def printable(text: str) -> str:
-    """Return text from a stranger's file for one line on a terminal: no control characters, not too long."""
-    text = "".join(mark if mark.isprintable() else " " for mark in text)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _depth(value: Any) -> int:
@@ -138,9 +128,11 @@ def read_template(folder: Path) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
+            return read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             raise AdapterError(f"{path}: not UTF-8; save the tokenizer again") from None
+        except ValueError as error:
+            raise AdapterError(f"{path}: {error}") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             template = read_json(folder / name).get("chat_template")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dosafe.adapters.checks import Preflight
-from dosafe.adapters.files import printable
+from dosafe.untrusted import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

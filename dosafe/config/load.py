@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +17,62 @@ from dosafe.config.recipe import Recipe
 from dosafe.config.suite import Suite
 from dosafe.errors import ConfigError, nearest
 from dosafe.registry import registry
+from dosafe.untrusted import MAX_DIGITS, printable, read_bytes
 
 HERE = Path(__file__).parent
 Model = TypeVar("Model", bound=BaseModel)
 
 _CELL = re.compile(
-    r"^(?P<dataset>[\w,]+)/(?P<strategy>[\w,]+)(?:/(?P<mitigation>[\w,]+))?(?:@(?P<share>\d*\.?\d+))?(?P<drop>~drop)?(?:#(?P<seed>\d+))?$"
+    r"^(?P<dataset>[\w,]+)/(?P<strategy>[\w,]+)(?:/(?P<mitigation>[\w,]+))?(?:@(?P<share>\d*\.?\d+))?(?P<drop>~drop)?(?:#(?P<seed>\d{1,20}))?$"
 )
 DEFAULT_SHARE = 0.1
+MAX_YAML = 1 << 18
+"""Bytes; PyYAML reads about 100 KB a second."""
+TOLD = 10
+"""Faults that an error names."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values: no tags of Python, and nothing that stands for more than what is written."""
+
+    def compose_node(self, parent: Any, index: int) -> Any:
+        """Refuse aliases: a few lines of them can stand for gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that is there twice, of which PyYAML would take the last."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, times in keys.items():
+            if times > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Refuse numbers that could not be printed again."""
+        if len(node.value) > MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a whole number of {len(node.value)} digits", node.start_mark
+            )
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parse(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ValueError: It is not YAML, or not YAML that is read here; the message is one line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a safe loader
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # PyYAML lets some of Python's own through, such as for a 13th month
+        raise ValueError(printable(" ".join(str(error).split())) or type(error).__name__) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -33,11 +82,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, is not YAML, or holds something else.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = _parse(read_bytes(path, MAX_YAML).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(value).__name__}")
     return value
@@ -52,8 +101,10 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        faults = "; ".join(_fault(model, item) for item in error.errors())
-        raise ConfigError(f"{where}: {faults}") from None
+        found = error.errors()
+        faults = "; ".join(printable(_fault(model, item), 400) for item in found[:TOLD])
+        more = f" (and {len(found) - TOLD} more)" if len(found) > TOLD else ""
+        raise ConfigError(f"{where}: {faults}{more}") from None
 
 
 def _fault(model: type[BaseModel], item: Any) -> str:
@@ -64,7 +115,7 @@ def _fault(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "value_error":
         text = str(item["ctx"]["error"])
         return f"{key}: {text}" if key else text
-    given = "" if item["type"] == "missing" else f", given {item['input']!r}"
+    given = "" if item["type"] == "missing" else f", given {printable(repr(item['input']), 100)}"
     return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}{given}"
 
 
@@ -115,8 +166,8 @@ def parse_set(assignments: Sequence[str], option: str = "--set") -> dict[str, An
         if not equals or not key:
             raise ConfigError(f"{option} {text!r}: expected key=value, such as training.learning_rate=1e-3")
         try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
+            value = _parse(raw)
+        except ValueError:
             raise ConfigError(f"{option} {text!r}: the value is not YAML") from None
         if isinstance(value, str):
             with suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string; people mean the number
@@ -160,7 +211,7 @@ def load_recipes(reference: str, preset: str | None = None, overrides: Mapping[s
     if reference.endswith((".yaml", ".yml")):
         values = merge(under, read_yaml(Path(reference)), over)
         return [validate(Recipe, values, reference)]
-    match = _CELL.match(reference)
+    match = _CELL.fullmatch(reference)
     if match is None:
         raise ConfigError(
             f"cannot read {reference!r} as a recipe; expected a .yaml file or "

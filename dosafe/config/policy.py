@@ -13,6 +13,8 @@ from dosafe.errors import ConfigError, nearest
 
 JUDGE = "{judge}"
 """Stands for each judge in a metric's name."""
+LEAST_MARGIN = 1e-4
+"""A hundredth of a point; to show less takes more prompts than there are."""
 
 
 class Rule(Frozen):
@@ -22,7 +24,7 @@ class Rule(Frozen):
     """Name in the record, such as ``accuracy``; ``{judge}`` in it stands for each judge, as in ``asr_{judge}``."""
     tasks: tuple[str, ...] = Field(min_length=1)
     """Names; or patterns such as ``*_chat``, which stand for those of the baseline's tasks that match."""
-    margin: float = Field(gt=0, lt=1)
+    margin: float = Field(ge=LEAST_MARGIN, lt=1)
     """The change for the worse that is still tolerated, as a share: 0.05 is five points."""
     worse: Literal["higher", "lower"] = "higher"
     """Which way is worse."""
@@ -35,9 +37,9 @@ class Policy(Frozen):
     """The policy's name, in what the gate writes."""
     version: int = Field(ge=1)
     """Raised whenever an outcome could change."""
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    alpha: float = Field(default=0.05, ge=1e-6, lt=0.5)
     """Chance of a false ``regressed`` anywhere, and of passing a candidate that is worse by a margin; each at most."""
-    power: float = Field(default=0.8, gt=0, lt=1)
+    power: float = Field(default=0.8, gt=0, le=0.999999)
     """Chance with which the n that ``cannot tell`` asks for would let an equal candidate pass."""
     judges: tuple[str, ...] = ()
     """Judges whose numbers are checked; none: all of the baseline's."""

@@ -547,7 +547,7 @@ def _read_file(path: Path, form: str, columns: tuple[str, ...], what: str) -> li
         raise DataError(f"{what}: {path} is empty; restore the file")
     try:
         rows = PARSERS[form](text)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
         raise DataError(f"{what}: {path} is not {form}: {error}") from None
     return _checked(rows, columns, f"{what}: {path}")
 

@@ -261,8 +261,8 @@ def _job(
 
 
 def _part(path: Path, record: Record, result: Result, lines: Sequence[Line]) -> _Part:
-    mine = [line for line in lines if (line["task"], line["template"]) == (result.task, result.template)]
-    if not all(isinstance(line.get("key"), str) for line in mine):
+    mine = [line for line in lines if (line.get("task"), line.get("template")) == (result.task, result.template)]
+    if not all(isinstance(line.get("key"), str) and "answer_sha256" in line for line in mine):
         raise RecordError(
             f"{path}: was made before records told where their answers are; run dosafe eval again: answers that are "
             "in the store are not generated again"
@@ -273,7 +273,9 @@ def _part(path: Path, record: Record, result: Result, lines: Sequence[Line]) -> 
             range(result.n), _documents(result.task, result.template, record.provenance["suite"]["data"]), strict=False
         )
     ]
-    if content_hash(docs) != result.docs_sha256 or [str(doc["id"]) for doc in docs] != [line["id"] for line in mine]:
+    if content_hash(docs) != result.docs_sha256 or [str(doc["id"]) for doc in docs] != [
+        line.get("id") for line in mine
+    ]:
         raise RecordError(
             f"{path}: the documents of {result.task} in {result.template} are not those that were asked; judge with "
             "the data and the version of dosafe that it was made with"

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dosafe import __version__
 from dosafe.config.policy import Policy
@@ -24,6 +24,8 @@ from dosafe.provenance import canonical_json, content_hash
 from dosafe.records import Record, _json, _read
 
 EVIDENCE_VERSION = 1
+MOST_CHECKS = 200
+"""Each takes a part of a second to decide, or seconds where there are very many prompts."""
 
 
 class About(Frozen):
@@ -58,7 +60,7 @@ class Evidence(Frozen):
     policy: Policy
     baseline: About
     candidate: About
-    measured: tuple[Measured, ...]
+    measured: tuple[Measured, ...] = Field(max_length=MOST_CHECKS)
     notes: tuple[str, ...]
     """What sets the two apart beside what is checked."""
     decision: Decision
@@ -99,7 +101,7 @@ def read_evidence(path: Path, baseline: Side | None = None, candidate: Side | No
             f"{path}: evidence version {version}, this dosafe knows {EVIDENCE_VERSION}; install a newer one"
         )
     try:
-        evidence = Evidence.model_validate_json(canonical_json(values).encode(errors="surrogatepass"))
+        evidence = Evidence.model_validate_json(canonical_json(values), strict=True)
     except ValidationError as error:
         raise RecordError(f"{path}: not evidence of dosafe gate: {first_fault(error)}") from None
     if sealed(values) != values:

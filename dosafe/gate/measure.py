@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dosafe.config.policy import JUDGE, Policy, Rule
+from dosafe.config.policy import JUDGE, LEAST_MARGIN, Policy, Rule
 from dosafe.config.recipe import Frozen
 from dosafe.gate.side import Line, Said, Side
 from dosafe.judges.base import Verdict
@@ -20,7 +20,7 @@ from dosafe.records import Metric, Result
 from dosafe.scoring import safety_values
 
 TRAINED = "trained"
-MOST = 1_000_000
+MOST = 200_000
 """Prompts of one kind that are counted."""
 NO_PART: Literal["no part"] = "no part"
 """Of an answer that a number is not about, such as a degenerate one for ``asr_<judge>_coherent``."""
@@ -50,13 +50,19 @@ class Measured(Frozen):
     template: str
     metric: str
     worse: Literal["higher", "lower"]
-    margin: float = Field(gt=0, lt=1)
+    margin: float = Field(ge=LEAST_MARGIN, lt=1)
     pairs: Pairs | None = None
     """None where it could not be measured."""
     unscored: int = Field(default=0, ge=0)
     """Prompts that one side or both have no verdict on; they are in no pair."""
     reason: str | None = None
     """Why it could not be measured."""
+
+    @model_validator(mode="after")
+    def _has_prompts(self) -> Measured:
+        if self.pairs is not None and self.pairs.n == 0:
+            raise ValueError("pairs of no prompts")
+        return self
 
 
 @dataclass(frozen=True)

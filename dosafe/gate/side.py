@@ -174,7 +174,7 @@ def _read_baseline(path: Path) -> Baseline | None:
             f"{path}: baseline version {version}, this dosafe knows {BASELINE_VERSION}; install a newer one"
         )
     try:
-        baseline = Baseline.model_validate_json(_bytes(values))
+        baseline = Baseline.model_validate_json(_bytes(values), strict=True)
     except ValidationError as error:
         raise RecordError(f"{path}: not a baseline of dosafe: {first_fault(error)}") from None
     if sealed(values) != values:
@@ -187,7 +187,7 @@ def _lines(path: Path, given: Sequence[Any]) -> tuple[Line, ...]:
     for number, values in enumerate(given, 1):
         try:
             # As JSON, which has no half of a surrogate pair: one could not be written again.
-            found.append(Line.model_validate_json(_bytes(values)))
+            found.append(Line.model_validate_json(_bytes(values), strict=True))
         except ValidationError as error:
             raise RecordError(f"{path}: line {number} of its verdicts: {first_fault(error)}") from None
     return tuple(found)

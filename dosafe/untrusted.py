@@ -1,0 +1,102 @@
+"""What strangers wrote: files of a known kind and size, strict JSON, and their words on one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from dosafe.provenance import canonical_json
+
+MAX_SHOWN = 200
+MAX_DIGITS = 40
+"""Of a whole number: transformers writes some of 31, and none that is allowed overflows a float."""
+MAX_VALUES = 1_000_000
+"""Of a JSON text; each takes some hundred bytes of memory, where it takes two or three of the file."""
+CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
+"""Keys by which files of transformers name code to import."""
+
+
+def printable(text: str, longest: int = MAX_SHOWN) -> str:
+    """Return a stranger's text for one line: no control or direction marks, not too long."""
+    if not text.isprintable():
+        text = "".join(mark if mark.isprintable() else " " for mark in text)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the bytes of an ordinary file; no pipe is waited for, and no device read without end.
+
+    Args:
+        path: The file; a link is followed.
+        most: Bytes that are read at most.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is no ordinary file, or too large; the message is for one line behind the path.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as handle:
+        about = os.fstat(handle.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("no ordinary file")
+        if about.st_size > most:
+            raise ValueError(f"{about.st_size} bytes, at most {most} are read")
+        data = handle.read(about.st_size + 1)
+    if len(data) > about.st_size:
+        raise ValueError("it grows")  # as files under /proc do, whose size is 0
+    return data
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text that means the same to every reader, and that can be written again.
+
+    Raises:
+        ValueError: It is not JSON, nested too deeply, has a key twice, NaN, an infinity or half a surrogate pair, a
+            whole number of more than 40 digits, or more than a million values.
+    """
+    if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_object)
+        canonical_json(value).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def names_code(value: Any) -> str | None:
+    """Return the key by which a JSON value of transformers names code to run, at any depth; None where none does."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            for key, child in item.items():
+                # A kernel from the hub, such as org/name, is code too.
+                kernel = key.endswith("_implementation") or "_implementation_" in key
+                if (key in CODE_KEYS and child) or (kernel and "/" in str(child)):
+                    return str(key)
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return None
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits, at most {MAX_DIGITS} are read")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {printable(twice, 60)!r} is there twice")
+    return values
