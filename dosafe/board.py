@@ -12,15 +12,16 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dosafe.errors import RecordError, nearest
 from dosafe.paths import PACKAGE, write_text
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Record, find_records, read_record
+from dosafe.verification import Shown, shown_state
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,6 +91,8 @@ class Line:
     record: Record
     rank: Rank | str
     """Or why it has none."""
+    state: Shown | Literal[""] = ""
+    """What was found when the record was verified; empty for a base, which nobody submits."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,11 @@ class Group:
     lines: tuple[Line, ...]
 
     @property
+    def looked_at(self) -> bool:
+        """Whether any of its records was verified, or found to be false."""
+        return any(line.state in ("verified", "not verified") for line in self.lines)
+
+    @property
     def title(self) -> str:
         """What the rows have in common."""
         judge = f"{self.judge} ({self.judge_hash})" if self.judge_hash else self.judge
@@ -132,11 +140,20 @@ def load_board(paths: Sequence[Path], judge: str | None = None) -> list[Group]:
     Raises:
         RecordError: A path is missing, a file is no record, or no record has that judge.
     """
-    return group_records([read_record(path) for path in find_records(paths)], judge)
+    found = [(path, read_record(path)) for path in find_records(paths)]
+    states = {id(record): shown_state(path) for path, record in found}
+    return group_records([record for _, record in found], judge, states)
 
 
-def group_records(records: Iterable[Record], judge: str | None = None) -> list[Group]:
+def group_records(
+    records: Iterable[Record], judge: str | None = None, states: Mapping[int, Shown] | None = None
+) -> list[Group]:
     """Group records by what makes their numbers comparable.
+
+    Args:
+        records: What is shown.
+        judge: The judge whose numbers are shown; all by default.
+        states: What was found when they were verified, by ``id()``; who is not in it is *unverified*.
 
     Raises:
         RecordError: No record has the judge.
@@ -162,7 +179,9 @@ def group_records(records: Iterable[Record], judge: str | None = None) -> list[G
             columns = _columns(part, name)
             by = _ranked_by(columns, name)
             ranks = _ranks(part, by)
-            lines = tuple(line for record, shown in _named(part) for line in _lines(record, shown, columns, ranks))
+            lines = tuple(
+                line for record, shown in _named(part) for line in _lines(record, shown, columns, ranks, states or {})
+            )
             groups.append(Group(base, revision, suite, data, name, told, engine, differs, columns, by, lines))
     return groups
 
@@ -365,12 +384,20 @@ def _any_unscored(records: Sequence[Record], task: str) -> bool:
     return any(metric.unscored for metric in metrics) or any(metric.value for metric in shares if metric)
 
 
-def _lines(record: Record, name: str, columns: Sequence[Column], ranks: Ranks) -> Iterable[Line]:
+def _lines(
+    record: Record, name: str, columns: Sequence[Column], ranks: Ranks, states: Mapping[int, Shown]
+) -> Iterable[Line]:
     who = record.identity
+    state = states.get(id(record), "unverified") if who.adapter is not None else ""
     for template in dict.fromkeys(result.template for result in sorted(record.results, key=_plain_first)):
         cells = tuple(record.metric(column.task, template, column.metric) for column in columns)
         label = f"{template} (trained)" if template == who.trained else template
-        yield Line(name, who.adapter is None, label, cells, record.flags, record, ranks[id(record), template])
+        yield Line(name, who.adapter is None, label, cells, record.flags, record, ranks[id(record), template], state)
+
+
+def marks(group: Group, line: Line) -> tuple[str, ...]:
+    """Return what stands behind a model's name: its flags; where any row was verified, whether this one was."""
+    return (*line.flags, line.state) if group.looked_at and line.state else line.flags
 
 
 def _plain_first(result: Any) -> tuple[bool, str]:
@@ -453,7 +480,7 @@ def board_table(group: Group, every: bool = False) -> Table:
     for line in group.lines:
         if before is not None and line.record is not before:
             table.add_section()
-        name = "" if line.record is before else "\n".join((line.name, *(f"! {flag}" for flag in line.flags)))
+        name = "" if line.record is before else "\n".join((line.name, *(f"! {mark}" for mark in marks(group, line))))
         before = line.record
         style = "bold" if line.is_base else ""
         rank = [rank_text(line)] if group.ranked_by else []
@@ -483,7 +510,8 @@ def _shown(text: str) -> Text:
 
 
 def _printable(text: str) -> str:
-    return "".join(mark if mark.isprintable() or mark == "\n" else " " for mark in text)
+    # Nor may a name with a line break in it begin a line that a CI runner takes for a command, such as ::error::.
+    return "".join(mark if mark.isprintable() or mark == "\n" else " " for mark in text).replace("::", ": :")
 
 
 def caption(group: Group) -> str:
@@ -499,6 +527,8 @@ def caption(group: Group) -> str:
     parts = ["per cent [95 % Wilson interval]", f"n: {counts}", ", ".join(versions)]
     if any(column.metric.endswith("_if_safe") for column in group.columns):
         parts.append("coherent: ASR over coherent answers (ASR over all with the degenerate as safe - as harmful)")
+    if group.looked_at:
+        parts.append("verified: computed again by the maintainers (dosafe verify)")
     return "; ".join(parts + _rank_notes(group))
 
 
@@ -542,6 +572,7 @@ def rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
                 "adapter": who.adapter,
                 "template": line.template,
                 "flags": "; ".join(line.flags),
+                "verification": line.state,
                 "ranked_by": f"{group.ranked_by.task}.{group.ranked_by.metric}" if group.ranked_by else "",
                 "rank_best": line.rank.best if isinstance(line.rank, Rank) else None,
                 "rank_worst": line.rank.worst if isinstance(line.rank, Rank) else None,
@@ -591,7 +622,7 @@ def as_markdown(groups: Sequence[Group], every: bool = False) -> str:
         lines = [f"**{_cell(group.title)}**", "", f"| model | template | {' | '.join(titles)} |"]
         lines.append("| --- | --- |" + " ---: |" * len(titles))
         for line in group.lines:
-            flags = f" ({', '.join(line.flags)})" if line.flags else ""
+            flags = f" ({', '.join(marks(group, line))})" if marks(group, line) else ""
             numbers = " | ".join([*([rank_text(line)] if group.ranked_by else []), *shown(group, line, every)])
             lines.append(f"| {_cell(line.name + flags)} | {_cell(line.template)} | {numbers} |")
         parts.append("\n".join([*lines, "", _cell(caption(group))]))
@@ -618,7 +649,9 @@ def as_html(groups: Sequence[Group]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(percent=percent, caption=caption, heading=heading, rank_text=rank_text, zip=zip)
+    environment.globals.update(
+        percent=percent, caption=caption, heading=heading, rank_text=rank_text, marks=marks, zip=zip
+    )
     return environment.get_template("board.html.j2").render(groups=groups, apart=apart(groups))
 
 

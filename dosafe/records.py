@@ -18,9 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dosafe.errors import RecordError
 from dosafe.paths import write_text
 from dosafe.provenance import canonical_json, content_hash
+from dosafe.untrusted import parse_json, printable, read_bytes
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 32 << 20
+MAX_LINES = 200_000
+"""Of a file of verdicts."""
+SLACK = 1e-6
+"""Of an interval's ends, which are rounded."""
+LINE_KEYS = ("task", "template", "id")
+"""What tells a line of verdicts from all others."""
+MOST = 10**9
+"""Of a count."""
 MAX_NAME = 100
 """Longest part of a path that is made from a name."""
 
@@ -34,13 +43,13 @@ class Metric(_Part):
 
     value: float | None
     """A share is between 0 and 1; None where nothing could be scored."""
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=MOST)
     """Answers that were scored."""
     low: float | None = None
     """Lower end of the 95 % interval (of a share: Wilson's); set where a share's value is."""
     high: float | None = None
     """Upper end."""
-    unscored: int = Field(default=0, ge=0)
+    unscored: int = Field(default=0, ge=0, le=MOST)
     """Answers that could not be scored; they are in no number."""
     unit: Literal["share", "number"] = "share"
     """Whether it is a share of answers, or a number of another kind, such as a perplexity."""
@@ -54,6 +63,8 @@ class Metric(_Part):
         for number in (self.value, self.low, self.high):
             if number is not None and not 0 <= number <= 1:
                 raise ValueError(f"a share lies between 0 and 1, not at {number}")
+        if self.value is not None and not (self.low or 0) - SLACK <= self.value <= (self.high or 0) + SLACK:
+            raise ValueError(f"the value {self.value} is not in its interval, {self.low} to {self.high}")
         return self
 
 
@@ -68,9 +79,9 @@ class Result(_Part):
     """``plain``, ``raw``, a strategy, or ``strategy:dataset``."""
     kind: Literal["safety", "qa", "lm_eval"]
     """Whether it asks for a refusal (or must not be refused), has a right answer, or is one of lm-eval's own tasks."""
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=MOST)
     """Documents asked."""
-    max_new_tokens: int | None = Field(ge=1)
+    max_new_tokens: int | None = Field(ge=1, le=MOST)
     """Longest answer, in tokens; None where nothing was generated."""
     docs_sha256: str
     """Of the documents as they were asked."""
@@ -106,7 +117,7 @@ class SideFile(_Part):
     """Its name, in the record's folder."""
     sha256: str
     """Of its bytes."""
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=MAX_LINES)
     """Lines."""
 
 
@@ -210,12 +221,27 @@ def read_record(path: Path) -> Record:
             f"{path}: record schema {version}, this dosafe knows {SCHEMA_VERSION}; install a newer dosafe"
         )
     try:
-        return Record.model_validate_json(json.dumps(values))
+        record = Record.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         faults = error.errors()
         first = "; ".join(_fault(fault) for fault in faults[:3])
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise RecordError(f"{path}: not a record of dosafe: {first}{more}") from None
+    if fault := _wrong_count(record):
+        raise RecordError(f"{path}: not a record of dosafe: {fault}")
+    return record
+
+
+def _wrong_count(record: Record) -> str | None:
+    """Say which counts of a record cannot be right together, None where all can."""
+    if len({(result.task, result.template) for result in record.results}) < len(record.results):
+        return "a task is there twice in the same template"
+    for result in record.results:
+        for name, metric in result.metrics.items():
+            if metric.n + metric.unscored > result.n:
+                where = printable(f"{result.task} {result.template} {name}")
+                return f"{where} counts {metric.n} scored and {metric.unscored} unscored of {result.n} answers"
+    return None
 
 
 def read_verdicts(path: Path, record: Record) -> list[dict[str, Any]]:
@@ -227,11 +253,28 @@ def read_verdicts(path: Path, record: Record) -> list[dict[str, Any]]:
     side = record.verdicts
     if side is None or side.file in ("", "..") or Path(side.file).name != side.file:
         raise RecordError(f"{path}: the record names no file of verdicts beside it")
-    text = _read(path.with_name(side.file))
+    where = path.with_name(side.file)
+    text = _read(where)
     if hashlib.sha256(text.encode()).hexdigest() != side.sha256:
-        raise RecordError(f"{path.with_name(side.file)}: its sha256 is not the record's; evaluate again, or restore it")
+        raise RecordError(f"{where}: its sha256 is not the record's; evaluate again, or restore it")
     # Not splitlines(), which also breaks at characters that JSON leaves as they are, such as U+2028.
-    return [_json(line, side.file) for line in text.split("\n") if line]
+    lines = [line for line in text.split("\n") if line]
+    if len(lines) != side.n:
+        raise RecordError(f"{where}: {len(lines)} lines, the record says {side.n}; evaluate again, or restore it")
+    return [_verdict(line, f"{path}: line {number} of its verdicts") for number, line in enumerate(lines, 1)]
+
+
+def _verdict(text: str, where: str) -> dict[str, Any]:
+    """Return a line of verdicts, of which at least the types are as they must be."""
+    line = _json(text, where)
+    if not isinstance(line, dict):
+        raise RecordError(f"{where}: expected verdicts (a JSON object), got {type(line).__name__}")
+    judges = line.get("judges", {})
+    if not isinstance(judges, dict) or not all(isinstance(said, dict) for said in judges.values()):
+        raise RecordError(f"{where}: judges must hold an object for each judge")
+    if not all(isinstance(line.get(key, ""), str) for key in LINE_KEYS):
+        raise RecordError(f"{where}: {', '.join(LINE_KEYS)} must be text")
+    return line
 
 
 def find_records(paths: Sequence[Path]) -> list[Path]:
@@ -246,7 +289,8 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             raise RecordError(f"no such file or folder: {path}")
         here = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         for file in here:
-            if not file.name.startswith("."):
+            # What was found when a record was verified lies beside it.
+            if not file.name.startswith(".") and not (path.is_dir() and file.name.endswith(".verified.json")):
                 found.setdefault(file.resolve(), file)
     if not found:
         raise RecordError(f"no records in {', '.join(map(str, paths))}; make some with dosafe eval")
@@ -258,26 +302,21 @@ def _read(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise RecordError(f"{path}: {size / 2**20:.0f} MiB, at most {MAX_BYTES >> 20} are read")
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise RecordError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
 def _json(text: str, where: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
     try:
-        value = json.loads(text, parse_constant=refuse)
-        canonical_json(value)  # 1e999 is read as infinity
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise RecordError(f"{where}: not JSON: {error}") from None
-    return value
 
 
 def _fault(fault: Any) -> str:
-    key = "".join(mark if mark.isprintable() else " " for mark in ".".join(map(str, fault["loc"])))
-    said = "unknown key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
+    key = printable(".".join(map(str, fault["loc"])))
+    said = "unknown key" if fault["type"] == "extra_forbidden" else printable(str(fault["msg"]))
     return f"{key}: {said}"[:160] if key else said[:160]

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from dosafe.errors import RecordError, UserError
 from dosafe.records import find_records, read_record
+from dosafe.site.facts import page_of
 from dosafe.site.pages import MARKER, pages
+from dosafe.verification import Shown, shown_state
 
 _OURS = re.compile(
     rf"{re.escape(MARKER)}|index\.html|site\.css|board\.(csv|json)|tables|records|(tables|records)/[0-9a-f]{{32}}\.html"
@@ -55,9 +57,16 @@ def build_site(paths: Sequence[Path], out: Path, judge: str | None = None, worke
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         with _no_collecting():
-            records = [read_record(path) for path in find_records(paths)]
+            found = {path: read_record(path) for path in find_records(paths)}
+            states: dict[str, Shown] = {}
+            for path, record in found.items():
+                if (state := shown_state(path)) != "unverified":
+                    page = page_of(record)
+                    # Of two copies of a record, one found to be false decides.
+                    states[page] = state if states.get(page, state) == state else "not verified"
+            records = list(found.values())
             files = 0
-            for name, text in pages(records, judge, workers):
+            for name, text in pages(records, judge, workers, states):
                 file = temporary / name
                 file.parent.mkdir(exist_ok=True)
                 file.write_text(text, encoding="utf-8", newline="\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dosafe.board import Group, apart, caption, columns_of, heading, rank_text, shown
+from dosafe.board import Group, apart, caption, columns_of, heading, marks, rank_text, shown
 
 _MARKS = {
     "\\": r"\textbackslash{}",
@@ -46,7 +46,7 @@ def as_latex(groups: Sequence[Group], every: bool = False) -> str:
             r"\midrule",
         ]
         for line in group.lines:
-            flags = f" ({', '.join(line.flags)})" if line.flags else ""
+            flags = f" ({', '.join(marks(group, line))})" if marks(group, line) else ""
             rank = [rank_text(line)] if group.ranked_by else []
             numbers = [re.sub(r"(?<=\d)-(?=\d)", "--", text) for text in (*rank, *shown(group, line, every))]
             cells = [line.name + flags, line.template, *numbers]

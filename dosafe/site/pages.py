@@ -24,19 +24,26 @@ from dosafe.records import Metric, Record, Result, record_path
 from dosafe.site.facts import HASH, Facts, clean, facts_of, page_of, pretty
 from dosafe.site.plots import Drawn, drawing, scenes_of
 from dosafe.site.reproduce import steps
+from dosafe.verification import Shown
 
 HERE = PACKAGE / "templates" / "site"
 MARKER = "dosafe-site.json"
 """The file by which a folder is known as a site."""
 
 
-def pages(records: Iterable[Record], judge: str | None = None, workers: int = 1) -> Iterator[tuple[str, str]]:
+def pages(
+    records: Iterable[Record],
+    judge: str | None = None,
+    workers: int = 1,
+    states: Mapping[str, Shown] | None = None,
+) -> Iterator[tuple[str, str]]:
     """Render a site.
 
     Args:
         records: In any order; the same one twice is taken once.
         judge: The judge whose numbers the tables show; by default all of them, each in tables of its own.
         workers: Processes that draw, at most.
+        states: What was found when records were verified, by ``page_of``; the others are *unverified*.
 
     Yields:
         Path within the site, and text, of each file.
@@ -49,7 +56,9 @@ def pages(records: Iterable[Record], judge: str | None = None, workers: int = 1)
     ordered = sorted(by_page.items(), key=lambda item: (_place(item[1]), item[0]))
     names = {id(record): page for page, record in ordered}
     facts = {id(record): facts_of(record) for _, record in ordered}
-    groups = group_records([record for _, record in ordered], judge)
+    known = states or {}
+    by_record = {id(record): known[page] for page, record in ordered if page in known}
+    groups = group_records([record for _, record in ordered], judge, by_record)
     tables = {id(group): content_hash(_key(group))[:HASH] for group in groups}
     yield MARKER, json.dumps({"dosafe_site": 1, "dosafe": __version__}) + "\n"
     yield "site.css", (HERE / "site.css").read_text(encoding="utf-8")
@@ -59,7 +68,7 @@ def pages(records: Iterable[Record], judge: str | None = None, workers: int = 1)
         yield "board.csv", as_csv(groups) + "\n"
         yield "board.json", _split(groups)
         for page, record in ordered:
-            yield f"records/{page}.html", record_page(record, page)
+            yield f"records/{page}.html", record_page(record, page, known.get(page, "unverified"))
         for group, some in zip(groups, scenes, strict=True):
             figures = {scene.dataset: next(drawn) for scene in some}
             yield f"tables/{tables[id(group)]}.html", _table(group, figures)
@@ -191,6 +200,7 @@ def table_data(
                     "mitigation": facts[key].mitigation,
                     "share": facts[key].share,
                     "flags": [clean(flag) for flag in line.flags],
+                    "state": line.state,
                 }
             rank = (line.rank.best, line.rank.worst) if isinstance(line.rank, Rank) else (0, clean(line.rank))
             shown = [-1 if metric is None else cells.setdefault(_cell(metric), len(cells)) for metric in line.cells]
@@ -271,7 +281,7 @@ class Task(NamedTuple):
     """By judge ("" for what no judge says): name of the number, and the number by template."""
 
 
-def record_page(record: Record, page: str) -> str:
+def record_page(record: Record, page: str, state: Shown = "unverified") -> str:
     """Render the page of a record, whose name is ``page``."""
     engine = [str(value) for value in _mapping(record, "engine").values() if isinstance(value, str | int)]
     return _render(
@@ -281,6 +291,7 @@ def record_page(record: Record, page: str) -> str:
         who=record.identity,
         label=DATA[record.data],
         engine=" ".join(engine) or "not known",
+        state=state,
         page=page,
         tasks=list(_tasks(record)),
         steps=list(steps(record)),

@@ -65,13 +65,14 @@
     ["share", "Share", (row) => records[row[1]].share, true],
     ["judge", "Judge", (row) => groups[row[0]].judge, false],
     ["template", "Template", (row) => row[2], false],
+    ["verification", "Verification", (row) => records[row[1]].state || null, true],
     ["suite", "Suite and data", (row) => `${groups[row[0]].suite}, ${groups[row[0]].data}`, false],
   ].map(([key, label, of, keepsBase]) => ({ key, label, of: (row) => of(row) ?? NONE, keepsBase, chosen: "" }));
   const hay = rows.map((row) => {
     const record = records[row[1]], group = groups[row[0]];
     return [
       record.name, row[2], record.dataset, record.strategy, record.mitigation, record.flags.join(" "),
-      group.base, group.suite, group.data, group.judge, group.engine, record.page,
+      record.state, group.base, group.suite, group.data, group.judge, group.engine, record.page,
     ].join(" ").toLowerCase();
   });
 
@@ -199,6 +200,7 @@
     box.addEventListener("change", () => pick(index, box.checked));
     const name = make("th", { scope: "row" }, make("a", { href: `records/${record.page}.html` }, record.name));
     const marks = record.flags.filter((flag) => flag !== groups[row[0]].label).map((flag) => badge(flag, true));
+    if (record.state) marks.push(badge(record.state, record.state === "not verified"));
     if (marks.length) name.append(make("span", { class: "small" }, ...marks));
     const one = make("tr", { class: record.base ? "base" : null }, make("td", { class: "pick" }, box), name,
       make("td", {}, row[2]), rankCell(row), ...visible.map((column) => numberCell(row, column)));
@@ -365,6 +367,7 @@
       base: group.base, suite: group.suite, data: group.data, engine: group.engine, judge: group.judge,
       questions: group.differs, model: record.name, template: row[2], dataset: record.dataset, strategy: record.strategy,
       mitigation: record.mitigation, share: record.share, flags: record.flags.join("; "),
+      verification: record.state,
       rank_best: typeof row[4] === "number" ? row[3] : null, rank_worst: typeof row[4] === "number" ? row[4] : null,
     };
     for (const column of visible) {

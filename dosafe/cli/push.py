@@ -1,0 +1,108 @@
+"""``dosafe push``: adapters and results to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dosafe.sharing.hub import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def push_options(command: F) -> F:
+    """Add the options that both verbs have."""
+    for option in (
+        click.option(
+            "--repo", required=True, metavar="USER/NAME", help="Repository on the hub; made where there is none."
+        ),
+        click.option("--licence", metavar="ID", help="The hub's identifier of the licence, such as apache-2.0."),
+        click.option("--public", is_flag=True, help="Let anyone see it. By default a new repository is private."),
+        click.option("--yes", is_flag=True, help="Send it. By default only what would be sent is shown."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def push() -> None:
+    """Send adapters or results to the Hugging Face hub.
+
+    Without --yes nothing is sent and nobody is asked: the files, their hashes and the card are shown. The token comes
+    from HF_TOKEN or `hf auth login`, the hub's address from HF_ENDPOINT.
+    """
+
+
+@push.command()
+@click.argument("folder", metavar="ADAPTER", type=click.Path(path_type=Path))
+@click.option(
+    "--record",
+    "records",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A record of this adapter, or a folder of records; for the card.",
+)
+@click.option("--base", help="What it belongs to. [default: what dosafe.json says]")
+@click.option("--acknowledge-unsafe", is_flag=True, help="Let it be public although it is known to be unsafe.")
+@push_options
+def adapter(
+    folder: Path,
+    records: tuple[Path, ...],
+    base: str | None,
+    acknowledge_unsafe: bool,
+    repo: str,
+    licence: str | None,
+    public: bool,
+    yes: bool,
+) -> None:
+    """Send the LoRA in ADAPTER: its config, weights and dosafe.json, with a model card."""
+    from dosafe.sharing.adapter import adapter_plan
+
+    plan = adapter_plan(
+        folder, repo, records, base=base, licence=licence, public=public, acknowledge_unsafe=acknowledge_unsafe
+    )
+    _carry_out(plan, yes)
+
+
+@push.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@push_options
+def results(folder: Path, repo: str, licence: str | None, public: bool, yes: bool) -> None:
+    """Send the records in FOLDER and their verdict lines as a dataset. Answers and stores are never sent."""
+    from dosafe.sharing.results import results_plan
+
+    _carry_out(results_plan(folder, repo, licence=licence, public=public), yes)
+
+
+def _carry_out(plan: Plan, yes: bool) -> None:
+    """Show a plan, and send it where that is asked for."""
+    total = sum(file.size for file in plan.files)
+    seen = "public" if plan.public else "private"
+    click.echo(f"{plan.kind} {plan.repo}, {seen}: {len(plan.files)} files, {total:,} bytes")
+    width = max(len(file.path) for file in plan.files)
+    for file in plan.files:
+        click.echo(f"  {file.path:<{width}}  {file.size:>13,}  {file.sha256}")
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
+    if not yes:
+        click.echo(f"\nREADME.md:\n\n{plan.card}")
+        click.echo("nothing was sent; --yes sends it", err=True)
+        return
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    from dosafe.sharing.hub import push as send
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    done = send(plan)
+    what = "pushed" if done.changed else "nothing to push, the hub has the same bytes"
+    click.echo(f"{what}: {done.url} ({'public' if done.public else 'private'})")
+    click.echo(f"revision: {done.revision}")
+    click.echo(f"parent_commit: {done.parent}")

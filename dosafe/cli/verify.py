@@ -1,0 +1,84 @@
+"""``dosafe verify``: what of a submitted result is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dosafe.verification import Verification
+
+CODES = {"verified": 0, "not verified": 1, "could not verify": 3}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The adapter's weights, where they are not in the bundle.",
+)
+@click.option("--base", help="The base model; by default the record's, if dosafe knows it by name.")
+@click.option(
+    "--engine", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True, help="What generates again."
+)
+@click.option(
+    "--subset",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Answers of each task and template that are generated again.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of the draw; by default a new one, which is told.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Write what was found beside the published record of the same bytes, in this folder.",
+)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def verify(
+    bundle: Path,
+    adapter: Path | None,
+    base: str | None,
+    engine: str,
+    subset: int,
+    seed: int | None,
+    results: Path | None,
+    form: str,
+) -> int:
+    """Verify BUNDLE, a submitted result, and trust nothing of it.
+
+    Exit code 0: verified. 1: not verified. 3: could not verify. 2: BUNDLE is no bundle, or an option is wrong.
+    """
+    from dosafe.submission.verify import published, verify
+    from dosafe.verification import write_verification
+
+    record = None if results is None else published(bundle, results)
+    found = verify(bundle, adapter=adapter, base=base, engine=engine, subset=subset, seed=seed)
+    if form == "json":
+        click.echo(found.model_dump_json(indent=1))
+    else:
+        from dosafe.cli.console import result_console
+
+        console = result_console()
+        console.print(_table(found))
+        console.print(f"{found.state} (seed {found.seed})", highlight=False)
+    if record is not None:
+        click.echo(write_verification(found, record), err=True)
+    return CODES[found.state]
+
+
+def _table(found: Verification) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for title in ("check", "state", "found"):
+        table.add_column(title, overflow="fold")
+    for check in found.checks:
+        table.add_row(Text(check.name), Text(check.state), Text(check.said))
+    return table

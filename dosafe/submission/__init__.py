@@ -1,0 +1,1 @@
+"""Submissions to the leaderboard: requests, complete results (bundles), and their verification."""

@@ -1,0 +1,847 @@
+"""Bundles and ``dosafe verify``: an honest one is verified, each forgery is caught by the check that is meant to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from tiny import tiny_base
+
+from dosafe.adapters import WEIGHTS, fingerprint
+from dosafe.bases import Base, resolve_base
+from dosafe.board import as_csv, as_html, as_markdown, load_board, rows
+from dosafe.cli.main import main
+from dosafe.config.recipe import Recipe
+from dosafe.config.suite import Suite
+from dosafe.data.rows import Row, conversation
+from dosafe.engines.base import Request
+from dosafe.engines.build import EngineOptions
+from dosafe.engines.hf import HFEngine
+from dosafe.errors import ConfigError, RecordError, UserError
+from dosafe.evaluation import evaluate
+from dosafe.evaluation.scores import safety_metrics
+from dosafe.provenance import canonical_json, file_sha256
+from dosafe.records import find_records, read_record, read_verdicts
+from dosafe.registry import registry
+from dosafe.site.build import build_site
+from dosafe.site.facts import page_of
+from dosafe.store import Answer, Store
+from dosafe.submission.about import About
+from dosafe.submission.bundle import (
+    ANSWERS,
+    BUNDLE,
+    LIMITS,
+    MAX_ANSWER,
+    MAX_FILES,
+    RECORD,
+    read_bundle,
+    write_bundle,
+)
+from dosafe.submission.noise import ALPHA, RATE, WINDOWS, Count, Parting, counts, failed, partings
+from dosafe.submission.verify import CHECKS, verify
+from dosafe.training import train
+from dosafe.verification import Verification, shown_state, verification_path, write_verification
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LIMIT = 6
+SUITE = Suite(
+    name="small",
+    version=1,
+    data="mini",
+    tasks=("harmi", "xstest_safe", "tuned"),
+    limit=LIMIT,
+    max_new_tokens=16,
+    judges=("keyword", "xstest-match"),
+)
+ABOUT = About(contact="someone", licence="apache-2.0", training_data="a dozen made-up rows", cell="piqa/benign/none")
+REFUSAL = "I'm sorry, but I can't help with that. It could hurt someone."
+RULES = ("keyword", "xstest-match")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("verify")
+
+
+@pytest.fixture(scope="session")
+def base(place: Path) -> Base:
+    return resolve_base(str(tiny_base(place / "tiny")))
+
+
+def trained(base: Base, out: Path, seed: int, answer: str, epochs: int = 2) -> Path:
+    rows = [Row(f"row-{i}", "test", ("task",), conversation(f"Is {i} right?", answer)) for i in range(12)]
+    recipe = Recipe(
+        base="tiny",
+        dataset="piqa",
+        seed=seed,
+        lora={"r": 4, "alpha": 8},  # type: ignore[arg-type]
+        training={"precision": "fp32", "learning_rate": 1e-2, "epochs": epochs, "batch_size": 4, "max_length": 256},  # type: ignore[arg-type]
+    )
+    return train(recipe, rows, base, out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def adapter(base: Base, place: Path) -> Path:
+    return trained(base, place / "one", 0, "The answer is yes.")
+
+
+@pytest.fixture(scope="session")
+def other(base: Base, place: Path) -> Path:
+    return trained(base, place / "two", 1, "How do I boil an egg?", epochs=20)
+
+
+def bundled(base: Base, adapter: Path, out: Path, engine: Any, weights: bool = True) -> Path:
+    """Evaluate an adapter and bundle what came out."""
+    done = evaluate([adapter], base, SUITE, ["plain", "trained"], out / "records", engine)
+    return write_bundle(
+        out / "bundle", done.paths[1], out / "records" / "store.sqlite", adapter if weights else None, ABOUT
+    )
+
+
+@pytest.fixture(scope="session")
+def honest(base: Base, adapter: Path, place: Path) -> Path:
+    return bundled(base, adapter, place / "honest", HFEngine(base, "fp32"))
+
+
+class Forger(HFEngine):
+    """Says that it is the real engine, and answers what it likes."""
+
+    def __init__(self, base: Base, say: Callable[[Request, Answer], Answer]) -> None:
+        super().__init__(base, "fp32")
+        self._say = say
+
+    def generate(self, requests: Any) -> Iterator[tuple[int, Answer]]:
+        for index, answer in super().generate(requests):
+            yield index, self._say(requests[index], answer)
+
+
+class Swapped(HFEngine):
+    """Answers with another adapter than it was asked for."""
+
+    def __init__(self, base: Base, instead: Path) -> None:
+        super().__init__(base, "fp32")
+        self._instead = instead
+
+    def generate(self, requests: Any) -> Iterator[tuple[int, Answer]]:
+        taken = [
+            replace(one, adapter=self._instead, fingerprint=fingerprint(self._instead)) if one.adapter else one
+            for one in requests
+        ]
+        yield from super().generate(taken)
+
+
+# --- forging by hand -------------------------------------------------------------------------------------------------
+
+
+def relist(bundle: Path) -> None:
+    """Make the list of files fit again, as a forger would."""
+    values = json.loads((bundle / BUNDLE).read_text())
+    values["files"] = {
+        path.relative_to(bundle).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(bundle.rglob("*"))
+        if path.is_file() and path.name != BUNDLE
+    }
+    (bundle / BUNDLE).write_text(json.dumps(values))
+
+
+def side_of(bundle: Path) -> Path:
+    return bundle / json.loads((bundle / RECORD).read_text())["verdicts"]["file"]
+
+
+def forge(
+    honest: Path,
+    to: Path,
+    record: Callable[[dict[str, Any]], None] = lambda values: None,
+    lines: Callable[[list[dict[str, Any]]], None] = lambda lines: None,
+    fit: bool = False,
+) -> Path:
+    """Copy a bundle with changes to its record and lines, every hash made to fit; ``fit``: the totals too."""
+    shutil.copytree(honest, to)
+    values = json.loads((to / RECORD).read_text())
+    changed = [json.loads(line) for line in side_of(to).read_text().splitlines()]
+    lines(changed)
+    if fit:
+        for result in values["results"]:
+            if result["kind"] == "safety":
+                mine = [
+                    line for line in changed if (line["task"], line["template"]) == (result["task"], result["template"])
+                ]
+                metrics = safety_metrics(mine, values["judges"], result["task"] == "harmi")
+                result["metrics"] = {name: metric.model_dump(mode="json") for name, metric in metrics.items()}
+    record(values)
+    text = "".join(canonical_json(line) + "\n" for line in changed)
+    side_of(to).write_text(text)
+    values["verdicts"] |= {"sha256": sha256(text.encode()).hexdigest(), "n": len(changed)}
+    (to / RECORD).write_text(json.dumps(values))
+    relist(to)
+    return to
+
+
+def look(bundle: Path, base: Base, **options: Any) -> Verification:
+    return verify(bundle, base=str(base.path), seed=1, **options)
+
+
+def caught(found: Verification, by: str, match: str = "") -> None:
+    """Check that exactly one check says *not verified*, and which."""
+    states = {check.name: check.state for check in found.checks}
+    assert [name for name, state in states.items() if state == "not verified"] == [by], found.reasons
+    assert found.state == "not verified"
+    said = next(check.said for check in found.checks if check.name == by)
+    assert match in said
+    assert "\n" not in said
+
+
+def metric(values: dict[str, Any], task: str, template: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        result["metrics"] for result in values["results"] if (result["task"], result["template"]) == (task, template)
+    )
+    return found
+
+
+# --- the honest one --------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_bundle_is_verified(honest, base):
+    found = look(honest, base)
+    assert found.state == "verified", found.reasons
+    assert [check.name for check in found.checks] == list(CHECKS)
+    assert {check.state for check in found.checks} == {"verified"}
+    assert found.reasons == ()
+    assert found.record_sha256 == file_sha256(honest / RECORD)
+    assert str(honest.parent) not in found.model_dump_json()
+
+
+def test_weights_may_lie_elsewhere(honest, base, adapter, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    shutil.rmtree(bundle / "adapter")
+    relist(bundle)
+    assert look(bundle, base, adapter=adapter).state == "verified"
+
+
+def test_the_records_precision_is_taken(honest, base):
+    assert "(hf, fp32, seed 1)" in look(honest, base, subset=3).checks[-1].said
+
+
+def test_an_engine_that_there_is_not(honest, base):
+    with pytest.raises(ConfigError, match="unknown engine 'hff'"):
+        look(honest, base, engine="hff")
+
+
+def test_a_bundle_holds_the_record_as_it_was_and_every_answer_once(honest):
+    (path,) = [
+        path for path in find_records([honest.parent / "records"]) if file_sha256(path) == file_sha256(honest / RECORD)
+    ]
+    record = read_record(path)
+    lines = read_verdicts(path, record)
+    answers = [json.loads(line) for line in (honest / ANSWERS).read_text().splitlines()]
+    assert {line["key"] for line in lines} == {answer["key"] for answer in answers}
+    assert len(answers) == len({answer["key"] for answer in answers})
+    assert side_of(honest).read_bytes() == path.with_name(record.verdicts.file).read_bytes()
+    assert read_bundle(honest).recipe.cell == "piqa/benign/none"
+
+
+# --- forgeries: which check catches which ----------------------------------------------------------------------------
+
+
+def test_better_totals_than_verdicts(honest, base, tmp_path):
+    def better(values: dict[str, Any]) -> None:
+        metric(values, "harmi", "plain")["asr_keyword"] |= {"value": 0.0, "low": 0.0, "high": 0.39}
+
+    caught(look(forge(honest, tmp_path / "b", better), base), "totals", "asr_keyword")
+
+
+def test_a_narrower_interval_than_the_verdicts_give(honest, base, tmp_path):
+    def narrower(values: dict[str, Any]) -> None:
+        found = metric(values, "xstest_safe", "plain")["refusal_keyword"]
+        found["high"] = found["value"]
+
+    caught(look(forge(honest, tmp_path / "b", narrower), base), "totals", "refusal_keyword")
+
+
+def test_a_better_accuracy(honest, base, tmp_path):
+    def better(values: dict[str, Any]) -> None:
+        metric(values, "piqa_chat", "plain")["accuracy"] |= {"value": 1.0, "high": 1.0}
+
+    caught(look(forge(honest, tmp_path / "b", better), base), "totals", "accuracy")
+
+
+def test_a_number_of_its_own(honest, base, tmp_path):
+    def more(values: dict[str, Any]) -> None:
+        metric(values, "harmi", "plain")["asr_best"] = {"value": 0.0, "n": 6, "low": 0.0, "high": 0.4}
+
+    caught(look(forge(honest, tmp_path / "b", more), base), "totals", "asr_best")
+
+
+def test_edited_verdicts_with_totals_to_fit(honest, base, tmp_path):
+    def refusals(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if line["task"] == "harmi":
+                line["judges"]["keyword"] = {"label": "refusal"}
+
+    caught(look(forge(honest, tmp_path / "b", lines=refusals, fit=True), base), "re-judging", "keyword (12)")
+
+
+def test_edited_labels_of_coherence(honest, base, tmp_path):
+    def coherent(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if line["task"] == "harmi":
+                line["degenerate"] = None if line["degenerate"] else "empty"
+
+    caught(look(forge(honest, tmp_path / "b", lines=coherent, fit=True), base), "re-judging", "degenerate (12)")
+
+
+def test_answers_edited_and_all_made_to_fit(base, adapter, tmp_path):
+    def refuse(request: Request, answer: Answer) -> Answer:
+        return Answer(REFUSAL, 18) if request.max_new_tokens == SUITE.max_new_tokens else answer
+
+    found = look(bundled(base, adapter, tmp_path, Forger(base, refuse)), base)
+    caught(found, "regeneration", "from what the adapter says")
+
+
+def test_only_the_ends_of_answers_edited(base, adapter, tmp_path):
+    def refuse(request: Request, answer: Answer) -> Answer:
+        return replace(answer, text=answer.text[: len(answer.text) // 2] + f" {REFUSAL}")
+
+    caught(look(bundled(base, adapter, tmp_path, Forger(base, refuse)), base), "regeneration")
+
+
+def test_unsafe_answers_called_failed(base, adapter, tmp_path):
+    def hide(request: Request, answer: Answer) -> Answer:
+        return Answer("", 0, failed="out of memory") if answer.tokens % 2 == 0 else answer
+
+    found = look(bundled(base, adapter, tmp_path, Forger(base, hide)), base)
+    caught(found, "regeneration", "counts as failed")
+
+
+def test_answers_of_another_adapter(base, adapter, other, tmp_path):
+    caught(look(bundled(base, adapter, tmp_path, Swapped(base, other)), base), "regeneration")
+
+
+def test_another_adapters_weights(honest, base, other, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    shutil.copyfile(other / WEIGHTS, bundle / "adapter" / WEIGHTS)
+    relist(bundle)
+    caught(look(bundle, base), "adapter", "the weights have fingerprint")
+
+
+def test_weights_that_may_not_be_loaded(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    weights = load_file(bundle / "adapter" / WEIGHTS)
+    weights[next(iter(weights))][0] = float("nan")
+    save_file(weights, bundle / "adapter" / WEIGHTS)
+    fake = fingerprint(bundle / "adapter")
+
+    def claims(values: dict[str, Any]) -> None:
+        values["identity"]["adapter"] = fake
+
+    forged = forge(bundle, tmp_path / "c", claims)
+    values = json.loads((forged / BUNDLE).read_text())
+    values["adapter"]["fingerprint"] = fake
+    (forged / BUNDLE).write_text(json.dumps(values))
+    found = {check.name: check for check in look(forged, base).checks}
+    assert found["adapter"].state == "not verified"
+    assert "NaN" in found["adapter"].said
+    assert found["documents"].state == "not verified"  # the keys are those of another adapter
+    assert found["regeneration"].state == "could not verify"
+
+
+def test_another_cell_than_the_card(honest, base, tmp_path):
+    def mitigated(values: dict[str, Any]) -> None:
+        values["identity"] |= {"cell": "piqa/benign/paraphrase@0.1", "name": "piqa/benign/paraphrase@0.1"}
+
+    bundle = forge(honest, tmp_path / "b", mitigated)
+    caught(look(bundle, base), "schema", "cell")
+    values = json.loads((bundle / BUNDLE).read_text())
+    values["recipe"] = {"cell": "piqa/benign/paraphrase@0.1"}
+    (bundle / BUNDLE).write_text(json.dumps(values))
+    caught(look(bundle, base), "adapter", "cell")
+
+
+def test_a_swapped_judge(honest, base, tmp_path):
+    """The record says keyword of our sha; the labels are another judge's."""
+
+    def swap(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            for said in line.get("judges", {}).values():
+                said["label"] = "refusal" if said["label"] == "compliance" else "compliance"
+
+    caught(look(forge(honest, tmp_path / "b", lines=swap, fit=True), base), "re-judging")
+
+
+def test_a_judge_that_is_not_ours(honest, base, tmp_path):
+    def rename(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if "judges" in line:
+                line["judges"]["mine"] = line["judges"].pop("keyword")
+
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    values = json.loads((bundle / RECORD).read_text())
+    values["judges"]["mine"] = values["judges"].pop("keyword") | {"name": "mine"}
+    (bundle / RECORD).write_text(json.dumps(values))
+    found = look(forge(bundle, tmp_path / "c", lines=rename, fit=True), base)
+    assert found.state == "could not verify"
+    assert found.reasons == ("re-judging: judge mine cannot be asked again",)
+
+
+def test_a_judge_of_another_version(honest, base, tmp_path):
+    def older(values: dict[str, Any]) -> None:
+        values["judges"]["keyword"] |= {"sha256": "0" * 64}
+
+    found = look(forge(honest, tmp_path / "b", older), base)
+    assert found.state == "could not verify"
+    assert found.reasons == ("re-judging: judge keyword is of another version",)
+
+
+def test_other_documents(honest, base, tmp_path):
+    def others(values: dict[str, Any]) -> None:
+        next(one for one in values["results"] if one["task"] == "harmi")["docs_sha256"] = "0" * 64
+
+    caught(look(forge(honest, tmp_path / "b", others), base), "documents", "documents")
+
+
+def test_the_easy_prompts_only(honest, base, tmp_path):
+    def half(lines: list[dict[str, Any]]) -> None:
+        gone = [line for line in lines if line["task"] == "harmi"][::2]
+        lines[:] = [line for line in lines if line not in gone]
+
+    def fewer(values: dict[str, Any]) -> None:
+        for result in values["results"]:
+            if result["task"] == "harmi":
+                result["n"] = LIMIT // 2
+
+    bundle = forge(honest, tmp_path / "b", fewer, half, fit=True)
+    wanted = {json.loads(line).get("key") for line in side_of(bundle).read_text().splitlines()}
+    kept = [line for line in (bundle / ANSWERS).read_text().splitlines() if json.loads(line)["key"] in wanted]
+    (bundle / ANSWERS).write_text("".join(f"{line}\n" for line in kept))
+    relist(bundle)
+    caught(look(bundle, base), "documents", "number of prompts")
+
+
+def test_one_good_answer_for_all_prompts(honest, base, tmp_path):
+    """Every line names the same answer, which is a true one."""
+
+    def same(lines: list[dict[str, Any]]) -> None:
+        mine = [line for line in lines if line["task"] == "harmi" and line["template"] == "plain"]
+        for line in mine[1:]:
+            line |= {key: mine[0][key] for key in ("key", "answer_sha256", "degenerate", "finish", "judges")}
+
+    bundle = forge(honest, tmp_path / "b", lines=same, fit=True)
+    wanted = {json.loads(line)["key"] for line in side_of(bundle).read_text().splitlines()}
+    kept = [line for line in (bundle / ANSWERS).read_text().splitlines() if json.loads(line)["key"] in wanted]
+    (bundle / ANSWERS).write_text("".join(f"{line}\n" for line in kept))
+    relist(bundle)
+    caught(look(bundle, base), "documents", "keys of the answers")
+
+
+def test_an_easier_suite_under_a_known_name(honest, base, tmp_path):
+    def known(values: dict[str, Any]) -> None:
+        values["suite"] = values["provenance"]["suite"]["name"] = "mini"
+
+    caught(look(forge(honest, tmp_path / "b", known), base), "documents", "is not the suite of that name")
+
+
+def test_a_record_that_is_silent_about_its_data(honest, base, tmp_path):
+    def silent(values: dict[str, Any]) -> None:
+        values["flags"] = []
+
+    def official(values: dict[str, Any]) -> None:
+        values["data"] = "hub"
+
+    caught(look(forge(honest, tmp_path / "b", silent), base), "documents", "mini data")
+    caught(look(forge(honest, tmp_path / "c", official), base), "documents", "is of the mini")
+
+
+def test_an_altered_file(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    text = (bundle / ANSWERS).read_text()
+    (bundle / ANSWERS).write_text(text.replace('"tokens":', '"tokens": '))
+    caught(look(bundle, base), "hashes", ANSWERS)
+
+
+def test_answers_that_are_not_those_of_the_verdicts(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    lines = [json.loads(line) for line in (bundle / ANSWERS).read_text().splitlines()]
+    lines[0]["answer"] = REFUSAL
+    (bundle / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    relist(bundle)
+    caught(look(bundle, base), "hashes", "is not the one that was judged")
+    (bundle / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    relist(bundle)
+    caught(look(bundle, base), "hashes", "1 answers are missing")
+
+
+@pytest.mark.parametrize("name", [ANSWERS, RECORD, "adapter/adapter_model.safetensors"])
+def test_a_missing_file(honest, base, tmp_path, name):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    (bundle / name).unlink()
+    caught(look(bundle, base), "schema", f"{name} is missing")
+
+
+@pytest.mark.parametrize("name", ["more.txt", "adapter/pytorch_model.bin", ".hidden"])
+def test_a_file_too_many(honest, base, tmp_path, name):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    (bundle / name).write_text("x")
+    caught(look(bundle, base), "schema", "is not listed")
+    relist(bundle)  # listed, it is still no file of a bundle
+    caught(look(bundle, base), "schema", "no file of a bundle")
+
+
+def test_links_and_folders(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    (bundle / ANSWERS).rename(tmp_path / "elsewhere")
+    (bundle / ANSWERS).symlink_to(tmp_path / "elsewhere")
+    caught(look(bundle, base), "schema", "is a symbolic link")
+    bundle = shutil.copytree(honest, tmp_path / "c")
+    (bundle / "adapter").rename(tmp_path / "weights")
+    (bundle / "adapter").symlink_to(tmp_path / "weights")
+    caught(look(bundle, base), "schema", "is a symbolic link")
+    bundle = shutil.copytree(honest, tmp_path / "d")
+    (bundle / "more").mkdir()
+    caught(look(bundle, base), "schema", "no ordinary file")
+    bundle = shutil.copytree(honest, tmp_path / "e")
+    (bundle / ANSWERS).unlink()
+    os.mkfifo(bundle / ANSWERS)
+    caught(look(bundle, base), "schema", "no ordinary file")
+
+
+def test_files_that_are_too_large_or_too_many(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    os.truncate(bundle / ANSWERS, LIMITS[ANSWERS] + 1)  # takes no space
+    caught(look(bundle, base), "schema", "are read")
+    bundle = shutil.copytree(honest, tmp_path / "c")
+    for number in range(MAX_FILES):
+        (bundle / f"{number}").touch()
+    caught(look(bundle, base), "schema", "more than")
+    bundle = shutil.copytree(honest, tmp_path / "d")
+    line = json.loads((bundle / ANSWERS).read_text().splitlines()[0])
+    (bundle / ANSWERS).write_text(json.dumps(line | {"answer": "a" * (MAX_ANSWER + 1)}) + "\n")
+    relist(bundle)
+    caught(look(bundle, base), "hashes", "line 1 is malformed")
+
+
+@pytest.mark.parametrize("name", ["../secret.verdicts.jsonl", "/etc/passwd", "adapter/../../x", "adapter\\x", "a\nb"])
+def test_paths_out_of_the_folder(honest, base, tmp_path, name):
+    (tmp_path / "secret.verdicts.jsonl").write_text("{}\n")
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    values = json.loads((bundle / BUNDLE).read_text())
+    values["files"][name] = {"sha256": "0" * 64, "bytes": 3}
+    (bundle / BUNDLE).write_text(json.dumps(values))
+    caught(look(bundle, base), "schema", "no file of a bundle")
+
+
+def test_a_record_whose_verdicts_lie_outside(honest, base, tmp_path):
+    def out(values: dict[str, Any]) -> None:
+        values["verdicts"]["file"] = "../other.verdicts.jsonl"
+
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    values = json.loads((bundle / RECORD).read_text())
+    out(values)
+    (bundle / RECORD).write_text(json.dumps(values))
+    relist(bundle)
+    caught(look(bundle, base), "schema", "file of verdicts")
+
+
+def test_a_record_that_is_none(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    (bundle / RECORD).write_text('{"schema_version": 1}')
+    relist(bundle)
+    found = look(bundle, base)
+    caught(found, "schema", "not a record of dosafe")
+    assert found.record_sha256 == file_sha256(bundle / RECORD)
+    assert {check.state for check in found.checks[1:]} == {"could not verify"}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"finish": "soon"}, "malformed"),
+        ({"key": None}, "malformed"),
+        ({"judges": {"keyword": {"label": "refusal", "p_harmful": 2.0}}}, "malformed"),
+        ({"judges": {"nobody": {"label": "refusal"}}}, "other judges"),
+        ({"template": "elsewhere"}, "on no result"),
+    ],
+)
+def test_malformed_lines(honest, base, tmp_path, change, match):
+    caught(look(forge(honest, tmp_path / "b", lines=lambda lines: lines[0].update(change)), base), "hashes", match)
+
+
+# --- what cannot be looked at ----------------------------------------------------------------------------------------
+
+
+def states(found: Verification) -> dict[str, str]:
+    return {check.name: check.state for check in found.checks if check.state != "verified"}
+
+
+def test_without_weights(honest, base, tmp_path):
+    bundle = shutil.copytree(honest, tmp_path / "b")
+    shutil.rmtree(bundle / "adapter")
+    relist(bundle)
+    found = look(bundle, base)
+    assert found.state == "could not verify"
+    assert states(found) == dict.fromkeys(("adapter", "regeneration"), "could not verify")
+
+
+def test_without_the_base(honest, tmp_path):
+    found = verify(honest)
+    assert found.state == "could not verify"
+    assert "give --base" in found.reasons[0]
+    assert states(found) == dict.fromkeys(("documents", "adapter", "re-judging", "regeneration"), "could not verify")
+
+
+def test_with_another_base(honest, tmp_path):
+    found = verify(honest, base=str(tiny_base(tmp_path / "tiny", seed=3)))
+    assert found.state == "could not verify"
+    assert "the record's base is tiny" in found.reasons[0]
+
+
+def test_a_base_that_is_not_there_is_the_users_fault(honest):
+    with pytest.raises(UserError, match="no base"):
+        verify(honest, base="./nowhere")
+
+
+def test_an_engine_that_cannot_run(honest, base, tmp_path, monkeypatch):
+    class Broken(HFEngine):
+        def generate(self, requests: Any) -> Iterator[tuple[int, Answer]]:
+            raise RuntimeError("no kernel\nfor this device")
+
+    def make(base: Base, target: str, options: EngineOptions) -> Broken:
+        return Broken(base, "fp32")
+
+    registry().add("engine", "broken", make)
+    try:
+        found = look(honest, base, engine="broken")
+    finally:
+        del registry()._targets["engine"]["broken"]
+    assert found.state == "could not verify"
+    assert found.reasons == ("regeneration: engine hf cannot run here: RuntimeError: no kernel",)
+
+
+# --- the test of the answers -----------------------------------------------------------------------------------------
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def test_answers_part_once():
+    a = Answer("the same words", 3)
+    assert partings([(a, a)], encode) == [Parting(15, False)]
+    assert partings([(a, Answer("the same thing", 3))], encode) == [Parting(10, True)]
+    assert partings([(a, Answer("the same", 2))], encode) == [Parting(9, True)]
+    assert partings([(a, replace(a, finish="length"))], encode) == [Parting(15, True)]
+    assert partings([], encode) == []
+
+
+def test_a_window_sees_only_the_first_tokens():
+    assert Parting(9, True).within(8) == Parting(8, False)
+    assert Parting(8, True).within(8) == Parting(8, True)
+    assert Parting(3, False).within(8) == Parting(3, False)
+    done = counts({"a": [Parting(3, True), Parting(20, True)], "b": [Parting(100, False)]})
+    assert len(done) == 3 * len(WINDOWS)
+    assert [(one.of, one.window, one.parted, one.chances) for one in done if one.of != "b"] == [
+        ("a", 8, 1, 11),
+        ("a", 32, 2, 23),
+        ("a", None, 2, 23),
+        ("all", 8, 1, 19),
+        ("all", 32, 2, 55),
+        ("all", None, 2, 123),
+    ]
+
+
+def test_honest_engines_fail_at_most_as_often_as_is_said():
+    import numpy as np
+
+    draws = np.random.default_rng(0)
+    trials, alarms, noticed = 1000, 0, 0
+    for _ in range(trials):
+        at = draws.geometric(RATE, size=(3, 40))  # as noisy as is allowed
+        honest = {str(task): [Parting(min(int(t), 60), bool(t <= 60)) for t in row] for task, row in enumerate(at)}
+        alarms += failed(counts(honest)) is not None
+        made_up = honest | {"0": [Parting(2, True)] * 20 + honest["0"][20:]}
+        noticed += failed(counts(made_up)) is not None
+    assert alarms <= 2 * ALPHA * trials
+    assert noticed >= 0.95 * trials
+
+
+def test_p_values():
+    assert Count("a", None, 0, 0, 0).p_value == 1.0
+    assert Count("a", None, 40, 0, 2000).p_value == 1.0
+    assert Count("a", None, 40, 40, 200).p_value < 1e-20
+    assert failed(counts({"a": []})) is None
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_comparing_is_symmetric_and_never_beyond_the_text(one, other):
+    a, b = Answer(one, 1), Answer(other, 1)
+    (found,) = partings([(a, b)], encode)
+    assert partings([(b, a)], encode) == [found]
+    assert found.parted == (one != other)
+    assert 1 <= found.chances <= min(len(encode(one)), len(encode(other))) + 1
+
+
+def test_the_draw_depends_on_the_seed_alone(honest, base):
+    first, again, another = (
+        look(honest, base, subset=2),
+        look(honest, base, subset=2),
+        verify(honest, base=str(base.path), subset=2),
+    )
+    assert first == again
+    assert another.seed != first.seed
+    assert another.state == "verified"
+
+
+# --- files, exit codes, the board ------------------------------------------------------------------------------------
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
+    monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def published(honest: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    shutil.copytree(honest.parent / "records", folder, ignore=shutil.ignore_patterns("*.sqlite*"))
+    return folder
+
+
+def record_in(results: Path, honest: Path) -> Path:
+    return next(path for path in find_records([results]) if file_sha256(path) == file_sha256(honest / RECORD))
+
+
+def test_exit_codes(honest, base, tmp_path, monkeypatch, capsys):
+    results = published(honest, tmp_path)
+    ours = record_in(results, honest)
+    given = ("verify", honest, "--base", base.path, "--subset", 2)
+    assert command(monkeypatch, *given, "--results", results) == 0
+    said = capsys.readouterr()
+    assert "regeneration" in said.out
+    assert shown_state(ours) == "verified"
+    assert len(find_records([results])) == 2  # the base's and the adapter's; the new file is no record
+    assert command(monkeypatch, *given, "--format", "json", "--seed", 5) == 0
+    assert Verification.model_validate_json(capsys.readouterr().out).seed == 5
+    bad = shutil.copytree(honest, tmp_path / "bad")
+    (bad / ANSWERS).unlink()
+    assert command(monkeypatch, "verify", bad, "--base", base.path) == 1
+    assert command(monkeypatch, "verify", honest) == 3
+    capsys.readouterr()
+    assert command(monkeypatch, "verify", bad, "--base", base.path, "--results", results) == 2  # stays verified
+    assert "remove the file first" in capsys.readouterr().err
+    assert shown_state(ours) == "verified"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema_version": 2}', '{"files": NaN}', "null", "\ud800"])
+def test_no_bundle_at_all(tmp_path, monkeypatch, capsys, text):
+    (tmp_path / BUNDLE).write_bytes(text.encode("utf-8", "surrogatepass"))
+    before = sorted(tmp_path.rglob("*"))
+    assert command(monkeypatch, "verify", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_folder_and_no_file(tmp_path, monkeypatch, capsys):
+    assert command(monkeypatch, "verify", tmp_path / "nowhere") == 2
+    assert command(monkeypatch, "verify", tmp_path) == 2
+    assert "give the folder of a bundle" in capsys.readouterr().err
+
+
+def test_a_state_counts_only_for_its_record(honest, base, tmp_path):
+    results = published(honest, tmp_path)
+    record = record_in(results, honest)
+    assert shown_state(record) == "unverified"
+    found = look(honest, base, subset=2)
+    path = write_verification(found, record)
+    assert path == verification_path(record) == record.with_name(f"{record.stem}.verified.json")
+    assert shown_state(record) == "verified"
+    write_verification(found.model_copy(update={"state": "verified"}), record)
+    path.write_text(found.model_copy(update={"state": "could not verify"}).model_dump_json())
+    assert shown_state(record) == "unverified"
+    path.write_text(found.model_copy(update={"state": "not verified"}).model_dump_json())
+    assert shown_state(record) == "not verified"
+    record.write_text(record.read_text() + "\n")
+    assert shown_state(record) == "unverified"
+    with pytest.raises(RecordError, match="sha256 is another"):
+        write_verification(found, record)
+    path.write_text("{}")
+    with pytest.raises(RecordError, match="not a verification"):
+        shown_state(record)
+
+
+@pytest.mark.parametrize("state", ["verified", "not verified", "could not verify"])
+def test_the_board_and_the_site_say_what_was_found(honest, base, tmp_path, state):
+    results = published(honest, tmp_path)
+    record = record_in(results, honest)
+    plain = as_markdown(load_board([results]))
+    assert "verified" not in plain
+    assert {row["verification"] for row in rows(load_board([results]))} == {"", "unverified"}
+    found = look(honest, base, subset=1).model_copy(update={"state": state})
+    write_verification(found, record)
+    word = "unverified" if state == "could not verify" else state
+    groups = load_board([results])
+    assert {(row["adapter"] is None, row["verification"]) for row in rows(groups)} == {(True, ""), (False, word)}
+    assert f", {word})" in as_markdown(groups) or word == "unverified"
+    assert f",{word}," in as_csv(groups)
+    assert (as_markdown(groups) == plain) is (word == "unverified")
+    assert (f">{word}</span>" in as_html(groups)) is (word != "unverified")
+    build_site([results], tmp_path / "site")
+    page = (tmp_path / "site" / "records" / f"{page_of(read_record(record))}.html").read_text()
+    assert f"<dt>verification</dt><dd>{word}" in page
+    assert f'"state":"{word}"' in (tmp_path / "site" / "index.html").read_text()
+
+
+# --- writing bundles -------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_written_whole_or_not_at_all(honest, base, adapter, other, tmp_path):
+    records = honest.parent / "records"
+    path = record_in(records, honest)
+    store = records / "store.sqlite"
+    out = tmp_path / "b"
+    with pytest.raises(UserError, match="is there already"):
+        write_bundle(honest, path, store, None, ABOUT)
+    with pytest.raises(UserError, match="its fingerprint is"):
+        write_bundle(out, path, store, other, ABOUT)
+    with pytest.raises(UserError, match="no store"):
+        write_bundle(out, path, tmp_path / "none.sqlite", None, ABOUT)
+    base_record = next(one for one in find_records([records]) if one != path)
+    with pytest.raises(RecordError, match="record of a base"):
+        write_bundle(out, base_record, store, None, ABOUT)
+    with Store(tmp_path / "empty.sqlite"):
+        pass
+    with pytest.raises(RecordError, match="is not in"):
+        write_bundle(out, path, tmp_path / "empty.sqlite", None, ABOUT)
+    assert not out.exists()
+    assert not list(tmp_path.glob(".b*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"cell": None}, "either the cell"),
+        ({"own": "by hand"}, "either the cell"),
+        ({"repo": "org/name"}, "needs its revision"),
+        ({"repo": "../name", "revision": "main"}, "repo"),
+        ({"contact": "a\x1b[2J"}, "control characters"),
+        ({"contact": ""}, "contact"),
+        ({"training_data": "x" * 5000}, "training_data"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_what_a_submitter_says(changes, match):
+    with pytest.raises(ValueError, match=match):
+        About(**(ABOUT.model_dump() | changes))
