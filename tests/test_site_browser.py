@@ -22,7 +22,7 @@ from dosafe.site.build import build_site
 from dosafe.site.serve import server
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE = {"width": 390, "height": 844}
 MANY = 40
@@ -341,6 +341,7 @@ def test_light_and_dark(visit, scheme, clicks, chosen):
     page = visit("/index.html#q=smollm2", color_scheme=scheme)
     assert is_dark() is (scheme == "dark")
     page.locator("tr.group a").first.click()
+    page.wait_for_selector("svg.plot text")
     usual = ink()
     for _ in range(clicks):
         page.get_by_role("button", name="Theme: ").click()

@@ -1,0 +1,1 @@
+"""Sharing: records in another project's schema, adapters and results on the Hugging Face hub."""
