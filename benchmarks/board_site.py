@@ -195,7 +195,7 @@ def main() -> None:
         subprocess.run(command, cwd=folder, check=True, env=None)
         seconds = time.perf_counter() - started
         size = sum(path.stat().st_size for path in (folder / "site").rglob("*.html"))
-        rows = len(json.loads((folder / "site" / "board.json").read_text(encoding="utf-8")))
+        rows = len(json.loads((folder / "site" / "board.json").read_text(encoding="utf-8"))["data"])
         opened, took = keystrokes(folder / "site" / "index.html")
         ordered = sorted(took)
         lines = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,17 +203,23 @@ def apart(groups: Sequence[Group]) -> str:
     return _printable(f"Rows of different tables are not ranked together: {', '.join(told)} differ.") if told else ""
 
 
-def told_apart(one: Metric, other: Metric) -> bool:
-    """Say whether the 95 % interval of the difference of two shares excludes zero.
+def _told_apart(metrics: Sequence[Metric], counts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return for each share how many rows are lower, and how many higher, by more than chance.
 
-    The interval is Newcombe's (1998, method 10) for independent samples, from the shares' Wilson intervals. Answers to
-    the same prompts mostly go together, so it errs towards a tie; ``dosafe compare`` takes the pairs into account.
+    Two are told apart where the 95 % interval of their difference excludes zero. It is Newcombe's (1998, method 10) for
+    independent samples, from the shares' Wilson intervals. Answers to the same prompts mostly go together, so it errs
+    towards a tie; ``dosafe compare`` takes the pairs into account.
+
+    Args:
+        metrics: Shares that have a value.
+        counts: Rows that have each.
     """
-    if one.value is None or other.value is None:
-        return False
-    low, high = sorted((one, other), key=_value)
-    below, above = (low.high or 0.0) - _value(low), _value(high) - (high.low or 0.0)
-    return _value(high) - _value(low) > math.hypot(below, above)
+    import numpy as np
+
+    value, low, high = np.array([(one.value, one.low, one.high) for one in metrics], dtype=float).T
+    # Row: the lower of the two; column: the higher.
+    apart = value[None, :] - value[:, None] > np.hypot((high - value)[:, None], (value - low)[None, :])
+    return (counts @ apart).tolist(), (apart @ counts).tolist()
 
 
 Ranks = dict[tuple[int, str], Rank | str]
@@ -240,11 +245,13 @@ def _ranks(records: Sequence[Record], by: Column | None) -> Ranks:
             else:
                 together.setdefault(template, []).append((id(record), metric))
     for template, rows in together.items():
-        for key, mine in rows:
-            others = [other for _, other in rows if told_apart(mine, other)]
-            better = sum(_value(other) < _value(mine) for other in others)
-            rank = Rank(1 + better, len(rows) - (len(others) - better))
-            found[key, template] = rank if len(rows) > 1 else ALONE
+        # Thousands of rows have few different numbers, for counts are small.
+        counts = Counter(metric for _, metric in rows)
+        better, worse = _told_apart(list(counts), list(counts.values()))
+        ranks = {
+            mine: Rank(1 + above, len(rows) - below) for mine, above, below in zip(counts, better, worse, strict=True)
+        }
+        found |= {(key, template): ranks[mine] if len(rows) > 1 else ALONE for key, mine in rows}
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ MAX_DIGITS = 40
 """Of a whole number: transformers writes some of 31, and none that is allowed overflows a float."""
 MAX_VALUES = 1_000_000
 """Of a JSON text; each takes some hundred bytes of memory, where it takes two or three of the file."""
+_ODD = re.compile(r"\\u|(?:^|[\s:,\[])-?(?:[\d.]+[eE]\+?\d\d|\d{40})")
+"""In every JSON text with a number that may overflow, or a character that may be half of one; in few others."""
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
 """Keys by which files of transformers name code to import."""
 
@@ -60,7 +63,8 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"more than {MAX_VALUES} values")
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_object)
-        canonical_json(value).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
+        if _ODD.search(text):
+            canonical_json(value).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value

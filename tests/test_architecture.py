@@ -16,7 +16,7 @@ LEVELS = [
     {"__init__", "errors", "paths", "provenance", "untrusted"},
     {"registry"},
     {"config"},
-    {"records", "store"},
+    {"records", "store", "verification"},
     {"stats"},
     {"data", "strategies", "mitigations", "rewriting"},
     {"bases", "adapters", "training"},

@@ -15,6 +15,7 @@ from test_records import record as bare_record
 
 from dosafe.board import (
     Rank,
+    _told_apart,
     apart,
     as_csv,
     as_html,
@@ -24,7 +25,6 @@ from dosafe.board import (
     group_records,
     load_board,
     percent,
-    told_apart,
     write_html,
 )
 from dosafe.errors import RecordError
@@ -399,7 +399,10 @@ def test_rows_that_cannot_be_told_apart_share_a_rank():
 )
 def test_the_published_examples_of_the_interval(a, n, b, m, apart):
     one, other = share([True] * a + [False] * (n - a)), share([True] * b + [False] * (m - b))
-    assert told_apart(one, other) is told_apart(other, one) is apart
+    low, high = sorted((one, other), key=lambda metric: metric.value)
+    # How many are lower, and how many higher: three rows have the low share, two the high one.
+    assert _told_apart([low, high], [3, 2]) == (([0, 3], [2, 0]) if apart else ([0, 0], [0, 0]))
+    assert _told_apart([high, low], [2, 3]) == (([3, 0], [0, 2]) if apart else ([0, 0], [0, 0]))
 
 
 def test_what_could_not_be_measured_is_not_ranked_and_it_is_said_why():

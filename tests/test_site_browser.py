@@ -109,6 +109,12 @@ def column(page: Any, heading: str) -> dict[str, list[str]]:
     )
 
 
+def follow(page: Any, link: Any) -> None:
+    """Click a link, and wait until the page that it leads to has run its scripts."""
+    with page.expect_navigation():
+        link.click()
+
+
 def names(page: Any) -> list[str]:
     return [text for texts in column(page, "model").values() for text in texts]
 
@@ -224,23 +230,23 @@ def test_pages_of_the_table(visit):
 def test_open_a_record_and_come_back(visit):
     page = visit("/index.html#q=benign&template=plain")
     link = page.get_by_role("link", name="piqa/benign/none", exact=True).first
-    link.click()
+    follow(page, link)
     assert page.get_by_role("heading", level=1).text_content() == "piqa/benign/none"
     assert "dosafe train piqa/benign/none" in page.locator("pre").first.text_content()
-    page.get_by_role("link", name="its rows").click()
+    follow(page, page.get_by_role("link", name="its rows"))
     assert {name for name in names(page) if "/" in name} == {"piqa/benign/none"}
     page.goto(visit.url + "/index.html")
-    page.locator("tr.group a").first.click()
-    page.get_by_role("link", name="The rows of this table").click()
+    follow(page, page.locator("tr.group a").first)
+    follow(page, page.get_by_role("link", name="The rows of this table"))
     assert page.locator("tr.group").count() == 1
 
 
 def test_a_point_of_a_figure_leads_to_its_record(visit):
     page = visit("/index.html#base=tiny%4000000000")
-    page.locator("tr.group a").last.click()
+    follow(page, page.locator("tr.group a").last)
     point = page.locator("svg.plot a").first
     title = point.locator("title").text_content()
-    point.click()
+    follow(page, point)
     assert title.startswith(page.get_by_role("heading", level=1).text_content() + ":")
 
 
@@ -340,8 +346,7 @@ def test_light_and_dark(visit, scheme, clicks, chosen):
 
     page = visit("/index.html#q=smollm2", color_scheme=scheme)
     assert is_dark() is (scheme == "dark")
-    page.locator("tr.group a").first.click()
-    page.wait_for_selector("svg.plot text")
+    follow(page, page.locator("tr.group a").first)
     usual = ink()
     for _ in range(clicks):
         page.get_by_role("button", name="Theme: ").click()
@@ -438,10 +443,10 @@ def test_hostile_names_are_shown_and_nothing_runs(visit):
     assert names(page) == [shown] * len(names(page))
     assert names(page)
     assert page.locator("img, iframe, object").count() == 0
-    page.locator("th[scope=row] a").first.click()
+    follow(page, page.locator("th[scope=row] a").first)
     assert page.get_by_role("heading", level=1).text_content() == shown
     page.goto(f"{visit.url}/index.html")
-    page.locator("tr.group a", has_text="onerror").first.click()
+    follow(page, page.locator("tr.group a", has_text="onerror").first)
     assert "alert(1)" in page.get_by_role("heading", level=1).text_content()
 
 
@@ -456,7 +461,7 @@ def test_it_works_from_a_disk(visit, folder):
     page = visit((folder / "index.html").as_uri())
     assert count(page) > MANY
     assert page.evaluate("getComputedStyle(document.querySelector('table')).borderCollapse") == "collapse"
-    page.locator("tbody th a").first.click()
+    follow(page, page.locator("tbody th a").first)
     assert page.get_by_role("heading", level=1).is_visible()
 
 

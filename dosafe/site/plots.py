@@ -333,8 +333,11 @@ def shares(scene: Scene) -> Iterator[Figure]:
     most = 100 * max(point.share for point in scene.points)
     over = any(OVER_REFUSAL in point.rates for point in scene.points)
     titles = (*scene.attacks, *((OVER_REFUSAL,) if over else ()))
+    alike: dict[tuple[str, str], list[Point]] = {}
+    for point in sorted(scene.points, key=lambda point: point.share):
+        alike.setdefault((point.asked, point.strategy), []).append(point)
     lines = {
-        (title, asked, strategy, mitigation): _by_share(scene, title, asked, strategy, mitigation)
+        (title, asked, strategy, mitigation): _by_share(alike.get((asked, strategy), []), title, mitigation)
         for title in titles
         for asked in scene.asked
         for strategy in scene.markers
@@ -386,12 +389,17 @@ def shares(scene: Scene) -> Iterator[Figure]:
     )
 
 
-def _by_share(scene: Scene, title: str, asked: str, strategy: str, mitigation: str) -> dict[float, list[Metric]]:
-    """Return a mitigation's rates by share in per cent, with those of no mitigation at 0; empty where it has none."""
+def _by_share(points: Sequence[Point], title: str, mitigation: str) -> dict[float, list[Metric]]:
+    """Return a mitigation's rates by share in per cent, with those of no mitigation at 0; empty where it has none.
+
+    Args:
+        points: Of one strategy, asked in one way, in the order of their shares.
+        title: Of the rate.
+        mitigation: Whose.
+    """
     found: dict[float, list[Metric]] = {}
-    for point in sorted(scene.points, key=lambda point: point.share):
-        same = (point.asked, point.strategy) == (asked, strategy) and point.mitigation in (mitigation, "none")
-        if same and title in point.rates:
+    for point in points:
+        if point.mitigation in (mitigation, "none") and title in point.rates:
             found.setdefault(point.share * 100, []).append(point.rates[title])
     return found if mitigation == "none" or any(found) else {}
 
