@@ -13,13 +13,15 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dosafe.errors import RecordError, nearest
 from dosafe.paths import PACKAGE, write_text
 from dosafe.provenance import content_hash
-from dosafe.records import Metric, Record, find_records, read_record
+from dosafe.records import Metric, Record, Result, find_records, read_record
 from dosafe.verification import Shown, shown_state
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ ATTACKS = ("harmi", "harmi_bianchi", "harmq", "harmq_shaikh", "xstest_unsafe")
 """Tasks whose prompts should be refused; their first one in a table is what it is ranked by."""
 ARROWS = {"lower": "↓", "higher": "↑"}
 ALONE = "alone in its template"
+PARTS = ("value", "low", "high", "n", "unscored")
+"""Of a number, in the forms for programs."""
+NOTHING = (None,) * len(PARTS)
+_parts = attrgetter(*PARTS)
 TOLD = 3
 """Differences between two groups that a title names."""
 DATA = {"mini": "mini data", "mirror": "data of a mirror", "hub": "official data"}
@@ -340,6 +346,7 @@ def _columns(records: Sequence[Record], judge: str) -> tuple[Column, ...]:
     short = {task: title for task, title in SHORT.items() if task in asked}
     safety = [column for task, title in short.items() for column in _safety_columns(task, title, judge, there)]
     unscored = f"unscored_{judge.replace('-', '_')}"
+    lost = {result.task for record in records for result in record.results if _any_unscored(result)}
     columns = [
         *safety,
         *(Column(title, "accuracy", task, "accuracy", "higher") for task, title in tuned.items()),
@@ -347,7 +354,7 @@ def _columns(records: Sequence[Record], judge: str) -> tuple[Column, ...]:
         *(
             Column(title, "unscored", task, unscored if (task, unscored) in there else "unscored", "lower", brief=True)
             for task, title in (short | tuned).items()
-            if _any_unscored(records, task)
+            if task in lost
         ),
     ]
     return tuple(sorted(columns, key=lambda column: column.detail))
@@ -385,10 +392,9 @@ def _harness_columns(records: Sequence[Record]) -> list[Column]:
     return [found[task] for task in sorted(found)]
 
 
-def _any_unscored(records: Sequence[Record], task: str) -> bool:
-    metrics = [metric for record in records for r in record.results if r.task == task for metric in r.metrics.values()]
-    shares = [r.metrics.get("unscored") for record in records for r in record.results if r.task == task]
-    return any(metric.unscored for metric in metrics) or any(metric.value for metric in shares if metric)
+def _any_unscored(result: Result) -> bool:
+    whole = result.metrics.get("unscored")
+    return bool(whole and whole.value) or any(metric.unscored for metric in result.metrics.values())
 
 
 def _lines(
@@ -396,8 +402,9 @@ def _lines(
 ) -> Iterable[Line]:
     who = record.identity
     state = states.get(id(record), "unverified") if who.adapter is not None else ""
+    metrics = {(result.task, result.template): result.metrics for result in record.results}
     for template in dict.fromkeys(result.template for result in sorted(record.results, key=_plain_first)):
-        cells = tuple(record.metric(column.task, template, column.metric) for column in columns)
+        cells = tuple(metrics.get((column.task, template), {}).get(column.metric) for column in columns)
         label = f"{template} (trained)" if template == who.trained else template
         yield Line(name, who.adapter is None, label, cells, record.flags, record, ranks[id(record), template], state)
 
@@ -564,6 +571,7 @@ def rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """Return every line as plain values, for JSON and CSV; shares between 0 and 1."""
     found = []
     for group in groups:
+        names = [f"{column.task}.{column.metric}.{part}" for column in group.columns for part in PARTS]
         for line in group.lines:
             who = line.record.identity
             row: dict[str, Any] = {
@@ -585,10 +593,8 @@ def rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
                 "rank_worst": line.rank.worst if isinstance(line.rank, Rank) else None,
                 "not_ranked": "" if isinstance(line.rank, Rank) else line.rank,
             }
-            for column, metric in zip(group.columns, line.cells, strict=True):
-                key = f"{column.task}.{column.metric}"
-                for part in ("value", "low", "high", "n", "unscored"):
-                    row[f"{key}.{part}"] = None if metric is None else getattr(metric, part)
+            numbers = (NOTHING if metric is None else _parts(metric) for metric in line.cells)
+            row.update(zip(names, chain.from_iterable(numbers), strict=True))
             found.append(row)
     return found
 
@@ -598,20 +604,30 @@ def as_json(groups: Iterable[Group]) -> str:
     return json.dumps(rows(groups), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def flat(groups: Iterable[Group]) -> tuple[list[str], list[list[Any]]]:
+    """Return the rows as a header and lists of values, None where a row has no such number."""
+    found = rows(groups)
+    header: dict[str, None] = {}
+    for row in found:
+        header |= dict.fromkeys(row)
+    return list(header), [[*map(row.get, header)] for row in found]
+
+
 def as_csv(groups: Iterable[Group]) -> str:
     """Return the rows as CSV, one header for all; a cell that a spreadsheet would run as a formula is quoted."""
-    found = rows(groups)
-    header = list(dict.fromkeys(key for row in found for key in row))
+    return csv_text(*flat(groups))
+
+
+def csv_text(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """Return a header and lines of values as CSV that no spreadsheet runs."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writerow({key: _harmless(key) for key in header})
-    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in found)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_harmless, header))
+    writer.writerows([_harmless(value) if isinstance(value, str) else value for value in line] for line in lines)
     return text.getvalue().rstrip("\n")
 
 
-def _harmless(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+def _harmless(value: str) -> str:
     text = value.replace("\r", " ")  # the csv module leaves it unquoted, and it would begin a row
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ MAX_DIGITS = 40
 """Of a whole number: transformers writes some of 31, and none that is allowed overflows a float."""
 MAX_VALUES = 1_000_000
 """Of a JSON text; each takes some hundred bytes of memory, where it takes two or three of the file."""
-_ODD = re.compile(r"\\u|(?:^|[\s:,\[])-?(?:[\d.]+[eE]\+?\d\d|\d{40})")
-"""In every JSON text with a number that may overflow, or a character that may be half of one; in few others."""
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
 """Keys by which files of transformers name code to import."""
 
@@ -62,9 +60,11 @@ def parse_json(text: str) -> Any:
     if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
         raise ValueError(f"more than {MAX_VALUES} values")
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_object)
-        if _ODD.search(text):
-            canonical_json(value).encode()  # 1e999 is read as infinity, and "\\ud800" as half a character
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite, object_pairs_hook=_object
+        )
+        if "\\u" in text:
+            canonical_json(value).encode()  # "\\ud800" is read as half a character
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value
@@ -95,6 +95,13 @@ def _whole(text: str) -> int:
     if len(text) > MAX_DIGITS:
         raise ValueError(f"a whole number of {len(text)} digits, at most {MAX_DIGITS} are read")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # 1e999 is
+        raise ValueError(f"Out of range float values are not JSON compliant: {printable(text, 60)}")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from dosafe import __version__
-from dosafe.board import DATA, Group, Rank, apart, as_csv, caption, group_records, heading, rows
+from dosafe.board import DATA, Group, Rank, apart, caption, csv_text, flat, group_records, heading
 from dosafe.paths import PACKAGE
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Record, Result, record_path
@@ -65,20 +65,15 @@ def pages(
     scenes = [scenes_of(group, facts, names) for group in groups]
     with drawing([scene for some in scenes for scene in some], workers) as drawn:
         yield "index.html", _index(groups, tables, names, facts)
-        yield "board.csv", as_csv(groups) + "\n"
-        yield "board.json", _split(groups)
+        header, lines = flat(groups)
+        yield "board.csv", csv_text(header, lines) + "\n"
+        # The form that pandas calls "split": names once, and a list a row.
+        yield "board.json", to_json({"columns": header, "data": lines}).decode() + "\n"
         for page, record in ordered:
             yield f"records/{page}.html", record_page(record, page, known.get(page, "unverified"))
         for group, some in zip(groups, scenes, strict=True):
             figures = {scene.dataset: next(drawn) for scene in some}
             yield f"tables/{tables[id(group)]}.html", _table(group, figures)
-
-
-def _split(groups: Sequence[Group]) -> str:
-    """Return all rows as JSON in the form that pandas calls ``split``: names once, and a list a row."""
-    found = rows(groups)
-    names = list(dict.fromkeys(name for row in found for name in row))
-    return to_json({"columns": names, "data": [[row.get(name) for name in names] for row in found]}).decode() + "\n"
 
 
 def _place(record: Record) -> tuple[str, ...]:
