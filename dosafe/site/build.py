@@ -39,8 +39,8 @@ def build_site(paths: Sequence[Path], out: Path, judge: str | None = None, worke
         paths: Record files, or folders that are searched for them.
         out: The site's folder: new, empty, or an earlier site, which is replaced when the new one is whole.
         judge: The judge whose numbers the tables show; all by default.
-        workers: Processes that draw the figures, at most. They are spawned: a script that asks for more than one needs
-            the usual ``if __name__ == "__main__"``.
+        workers: Processes at most, with this one; the others draw the figures. They are spawned: a script that asks for
+            more than one needs the usual ``if __name__ == "__main__"``.
 
     Raises:
         RecordError: A path is missing, a file is no record, or no record has the judge.

@@ -42,7 +42,7 @@ def pages(
     Args:
         records: In any order; the same one twice is taken once.
         judge: The judge whose numbers the tables show; by default all of them, each in tables of its own.
-        workers: Processes that draw, at most.
+        workers: Processes at most, with this one; the others draw the figures.
         states: What was found when records were verified, by ``page_of``; the others are *unverified*.
 
     Yields:

@@ -164,7 +164,7 @@ def drawing(scenes: Sequence[Scene], workers: int = 1) -> Iterator[Iterator[Draw
 
     Args:
         scenes: What is to be drawn.
-        workers: Processes at most.
+        workers: Processes at most, with this one, which has other work meanwhile.
 
     Yields:
         What was drawn, in the order of the scenes.
@@ -173,7 +173,7 @@ def drawing(scenes: Sequence[Scene], workers: int = 1) -> Iterator[Iterator[Draw
         yield map(draw, scenes)
         return
     # Not forked: numpy has threads by now.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"))
     try:
         yield pool.map(draw, scenes)
     finally:
