@@ -43,7 +43,7 @@ $(BROWSER): $(STAMP)
 
 setup: $(STAMP)  ## Make the virtual environment and install everything
 
-demo: $(STAMP)  ## Tune and evaluate five cells on mini data, offline (about ten minutes on two cores)
+demo: $(STAMP)  ## Tune and evaluate five cells on mini data, offline (ten to fifteen minutes on two cores)
 	$(BIN)/dosafe demo --out runs/demo
 
 vllm: $(VLLM)  ## Add vLLM's build for the CPU, which the tests marked vllm need
