@@ -215,8 +215,8 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: One line: the file is missing, too large, not JSON, of a later schema, or does not fit it.
     """
-    text = _read(path)
-    values = _json(text, str(path))
+    text = read_text(path)
+    values = json_value(text, str(path))
     if not isinstance(values, dict):
         raise RecordError(f"{path}: expected a record (a JSON object), got {type(values).__name__}")
     version = values.get("schema_version")
@@ -258,7 +258,7 @@ def read_verdicts(path: Path, record: Record) -> list[dict[str, Any]]:
     if side is None or side.file in ("", "..") or Path(side.file).name != side.file:
         raise RecordError(f"{path}: the record names no file of verdicts beside it")
     where = path.with_name(side.file)
-    text = _read(where)
+    text = read_text(where)
     if hashlib.sha256(text.encode()).hexdigest() != side.sha256:
         raise RecordError(f"{where}: its sha256 is not the record's; evaluate again, or restore it")
     # Not splitlines(), which also breaks at characters that JSON leaves as they are, such as U+2028.
@@ -270,7 +270,7 @@ def read_verdicts(path: Path, record: Record) -> list[dict[str, Any]]:
 
 def _verdict(text: str, where: str) -> dict[str, Any]:
     """Return a line of verdicts, of which at least the types are as they must be."""
-    line = _json(text, where)
+    line = json_value(text, where)
     if not isinstance(line, dict):
         raise RecordError(f"{where}: expected verdicts (a JSON object), got {type(line).__name__}")
     judges = line.get("judges", {})
@@ -301,7 +301,12 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a record, or of a file that holds records.
+
+    Raises:
+        RecordError: One line: it is missing, too large, no ordinary file, or no text.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -313,7 +318,12 @@ def _read(path: Path) -> str:
         raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
-def _json(text: str, where: str) -> Any:
+def json_value(text: str, where: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        RecordError: One line, which begins with ``where``: it is not JSON as ``parse_json`` reads it.
+    """
     try:
         return parse_json(text)
     except ValueError as error:

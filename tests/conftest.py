@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,20 @@ def mirror(_own_environment: None, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("no mirror of the real datasets (DOSAFE_DATA_DIR or ../shared/data)")
     monkeypatch.setenv("DOSAFE_DATA_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; return exit code, stdout, stderr."""
+    from dosafe.cli.main import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(done.value.code, int)
+        return done.value.code, out, err
+
+    return call

@@ -11,23 +11,15 @@ import click
 import pytest
 from tiny import tiny_base
 
-from dosafe.cli.main import VERBS, main
+from dosafe.cli.main import VERBS
 from dosafe.data.sources import SOURCES
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(command, monkeypatch, tmp_path):
     """Run the command line in an empty folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return command
 
 
 def assert_one_line(result, *parts):

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from test_gate import answers, line, side
 
-from dosafe.cli.main import main
 from dosafe.gate import load_side
 from dosafe.gate.report import MARKER
 from dosafe.gate.side import sealed
@@ -32,18 +31,10 @@ checks:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(command, monkeypatch, tmp_path):
     """Run the command line in its own folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return command
 
 
 def record(folder: Path, bad: int, n: int = 100, **more: Any) -> Path:

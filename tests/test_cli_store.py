@@ -9,11 +9,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from test_records import record as make_record
 
-from dosafe.cli.main import main
 from dosafe.records import write_record
 from dosafe.store import Answer, Likelihood, Selection, Store
 
@@ -31,18 +31,10 @@ FILTERS = [
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder; return exit code, stdout, stderr."""
+def run(command, monkeypatch, tmp_path):
+    """Run ``dosafe store`` in an empty folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dosafe", "store", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return partial(command, "store")
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dosafe.cli.main import main
 from dosafe.comparison import (
     Comparison,
     Row,
@@ -327,17 +326,9 @@ def test_a_folder_means_its_only_record(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(command):
     """Run ``dosafe compare``; return exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dosafe", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return int(done.value.code or 0), out, err
-
-    return call
+    return partial(command, "compare")
 
 
 @pytest.fixture

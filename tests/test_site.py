@@ -12,6 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from hypothesis import strategies as st
 from test_records import record as bare_record
 
 from dosafe.board import group_records, percent
-from dosafe.cli.main import main
 from dosafe.config.load import load_recipes, load_suite, parse_set
 from dosafe.errors import RecordError, UserError
 from dosafe.records import Identity, Metric, Record, Result, find_records, read_record, write_record
@@ -628,17 +628,10 @@ def test_a_site_is_served_to_this_machine_only(records, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(command, monkeypatch, tmp_path):
+    """Run ``dosafe board`` in an empty folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dosafe", "board", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return partial(command, "board")
 
 
 def test_the_verb_may_be_left_out(run, records):

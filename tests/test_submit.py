@@ -24,7 +24,6 @@ from tiny import tiny_base
 
 from dosafe.adapters import fingerprint
 from dosafe.bases import Base, resolve_base
-from dosafe.cli.main import main
 from dosafe.engines.scripted import ScriptedEngine
 from dosafe.errors import AdapterError, RecordError
 from dosafe.evaluation import evaluate
@@ -43,20 +42,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(command, monkeypatch, tmp_path):
     """Run the command line in an empty folder; return exit code, stdout, stderr."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["dosafe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
+    return command
 
 
 def files(folder: Path) -> dict[str, bytes]:

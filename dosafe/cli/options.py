@@ -34,6 +34,28 @@ def recipe_options(command: F) -> F:
     return command
 
 
+def leaderboard_folders(command: F) -> F:
+    """Add the folders of a leaderboard, ``--requests`` and ``--results``."""
+    for option in (
+        click.option(
+            "--results",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("leaderboard/results"),
+            show_default=True,
+            help="Folder of the published records.",
+        ),
+        click.option(
+            "--requests",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("leaderboard/requests"),
+            show_default=True,
+            help="Folder of the requests.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def named_recipes(
     references: tuple[str, ...], preset: str | None, assignments: tuple[str, ...], rows: int | None, data: str | None
 ) -> list[Recipe]:

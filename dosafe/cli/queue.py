@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from dosafe.cli.options import leaderboard_folders
 
 if TYPE_CHECKING:
     from dosafe.bases import Precision
     from dosafe.submission.queue import Entry
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def folders(command: F) -> F:
-    """Add ``--requests`` and ``--results``."""
-    for option in (
-        click.option(
-            "--results",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("leaderboard/results"),
-            show_default=True,
-            help="Folder of the published records.",
-        ),
-        click.option(
-            "--requests",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("leaderboard/requests"),
-            show_default=True,
-            help="Folder of the requests.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group("queue")
@@ -44,7 +21,7 @@ def queue() -> None:
 
 
 @queue.command("list")
-@folders
+@leaderboard_folders
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects instead of a table.")
 def list_(requests: Path, results: Path, as_json: bool) -> int:  # noqa: ARG001
     """List the requests and what became of them.
@@ -86,7 +63,7 @@ def _print(entries: list[Entry]) -> None:
 
 
 @queue.command("run")
-@folders
+@leaderboard_folders
 @click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
@@ -180,7 +157,7 @@ def run(
 
 @queue.command("check")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@folders
+@leaderboard_folders
 def check(files: tuple[Path, ...], requests: Path, results: Path) -> int:
     """Check the files of a submission: requests, records, files of verdicts; nothing of them is run.
 

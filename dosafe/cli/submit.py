@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dosafe.cli.options import leaderboard_folders
+
 
 @click.command("submit")
 @click.argument("adapter", metavar="ADAPTER|REPO@COMMIT")
@@ -16,21 +18,12 @@ import click
 @click.option("--cell", help="The cell that it was trained in, such as piqa/aoa/none; that of its card by default.")
 @click.option("--own-recipe", "own", help="How it was trained, in your words, where it is no cell.")
 @click.option("--suite", help="A suite that ships with dosafe; quick, or that of the record, by default.")
+@leaderboard_folders
 @click.option(
-    "--requests",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("leaderboard/requests"),
-    show_default=True,
-    help="Folder of the requests.",
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Its record, if you evaluated it; it is copied to --results.",
 )
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("leaderboard/results"),
-    show_default=True,
-    help="Folder of the published records, where --record is copied to.",
-)
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Its record, if you evaluated it.")
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="The answers that the record is of.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Folder to make, for the maintainers; it has answers.")
 @click.option("--replace", is_flag=True, help="Take the place of the request for the same adapter and suite.")

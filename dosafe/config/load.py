@@ -128,16 +128,31 @@ def _fields_at(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:
     return list(model.model_fields)
 
 
+def shipped(kind: str, name: str, otherwise: str = "") -> dict[str, Any]:
+    """Return the values of a preset, suite or policy that ships with dosafe.
+
+    Args:
+        kind: ``preset``, ``suite`` or ``policy``.
+        name: Its file's name, without the ending.
+        otherwise: What may be given besides a name, for the error.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    folder = HERE / {"preset": "presets", "suite": "suites", "policy": "policies"}[kind]
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names)}{otherwise}")
+    return read_yaml(folder / f"{name}.yaml")
+
+
 def load_preset(name: str) -> dict[str, Any]:
     """Return a named set of recipe values that ships with dosafe.
 
     Raises:
         ConfigError: There is none of that name.
     """
-    names = sorted(path.stem for path in (HERE / "presets").glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"unknown preset {name!r}; {nearest(name, names)}")
-    return read_yaml(HERE / "presets" / f"{name}.yaml")
+    return shipped("preset", name)
 
 
 def load_suite(name: str) -> Suite:
@@ -148,10 +163,7 @@ def load_suite(name: str) -> Suite:
     """
     if name.endswith((".yaml", ".yml")):
         return validate(Suite, read_yaml(Path(name)), name)
-    names = sorted(path.stem for path in (HERE / "suites").glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"unknown suite {name!r}; {nearest(name, names)}, or a .yaml file")
-    return validate(Suite, read_yaml(HERE / "suites" / f"{name}.yaml"), f"suite {name}")
+    return validate(Suite, shipped("suite", name, ", or a .yaml file"), f"suite {name}")
 
 
 def parse_set(assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from dosafe.config.load import HERE, read_yaml, validate
+from dosafe.config.load import read_yaml, shipped, validate
 from dosafe.config.recipe import Frozen
-from dosafe.errors import ConfigError, nearest
 
 JUDGE = "{judge}"
 """Stands for each judge in a metric's name."""
@@ -63,7 +62,4 @@ def load_policy(name: str) -> Policy:
     """
     if name.endswith((".yaml", ".yml")):
         return validate(Policy, read_yaml(Path(name)), name)
-    names = sorted(path.stem for path in (HERE / "policies").glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"unknown policy {name!r}; {nearest(name, names)}, or a .yaml file")
-    return validate(Policy, read_yaml(HERE / "policies" / f"{name}.yaml"), f"policy {name}")
+    return validate(Policy, shipped("policy", name, ", or a .yaml file"), f"policy {name}")

@@ -21,7 +21,7 @@ from dosafe.gate.measure import Measured, measure
 from dosafe.gate.side import Side, first_fault, sealed
 from dosafe.paths import write_text
 from dosafe.provenance import canonical_json, content_hash
-from dosafe.records import Record, _json, _read
+from dosafe.records import Record, json_value, read_text
 
 EVIDENCE_VERSION = 1
 MOST_CHECKS = 200
@@ -94,7 +94,7 @@ def read_evidence(path: Path, baseline: Side | None = None, candidate: Side | No
     Raises:
         RecordError: It cannot be read, was altered, does not bear out its own decision, or is not of these records.
     """
-    values = _json(_read(path), str(path))
+    values = json_value(read_text(path), str(path))
     version = values.get("evidence_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > EVIDENCE_VERSION:
         raise RecordError(

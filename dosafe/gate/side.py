@@ -20,7 +20,7 @@ from dosafe.errors import ConfigError, RecordError
 from dosafe.judges.base import Label
 from dosafe.paths import write_text
 from dosafe.provenance import canonical_json, content_hash
-from dosafe.records import Record, _json, _read, read_record, read_verdicts
+from dosafe.records import Record, json_value, read_record, read_text, read_verdicts
 
 BASELINE_VERSION = 1
 MARK = "baseline_version"
@@ -114,7 +114,7 @@ def load_side(path: Path) -> Side:
     Raises:
         RecordError: A file is missing, altered, or neither.
     """
-    sha256 = hashlib.sha256(_read(path).encode()).hexdigest()
+    sha256 = hashlib.sha256(read_text(path).encode()).hexdigest()
     baseline = _read_baseline(path)
     if baseline is not None:
         return Side(baseline.record, baseline.verdicts, path.name, sha256)
@@ -165,7 +165,7 @@ def _read_baseline(path: Path) -> Baseline | None:
     Raises:
         RecordError: It cannot be read, is of a later version, or was altered.
     """
-    values = _json(_read(path), str(path))
+    values = json_value(read_text(path), str(path))
     if not isinstance(values, dict) or MARK not in values:
         return None
     version = values[MARK]

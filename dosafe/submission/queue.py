@@ -201,6 +201,7 @@ class Worker:
             suite = load_suite(first.suite)
             self._evaluate({path: claimed[path] for path in folders}, folders, base, suite, worked)
         except Exception as error:
+            logger.debug("the evaluation of %d requests failed", len(folders), exc_info=True)
             # The engine may be at fault for good: the next one starts anew.
             self._engine = None
             if len(folders) == 1:
