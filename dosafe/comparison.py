@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from dosafe.errors import RecordError, nearest
 from dosafe.gate.report import plain
 from dosafe.gate.side import Line, Said, Side
-from dosafe.judges.base import Verdict
 from dosafe.judges.batch import measures
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Record, Result, find_records, read_verdicts
@@ -308,9 +307,7 @@ def _measure(judge: str | None, results: tuple[Result, Result]) -> tuple[str, st
 def _value(line: Line, kind: str, judge: str | None, metric: str, identity: Mapping[str, Any]) -> bool | None:
     """Return an answer's yes or no; None where it is unscored."""
     if judge is not None:
-        said = line.judges.get(judge, Said())
-        unscored = (said.unscored or "no label") if said.label is None else None
-        verdict = Verdict(said.label, said.p_harmful, unscored)
+        verdict = line.judges.get(judge, Said()).verdict
         return safety_values(judge, verdict, True, line.degenerate is not None, measures(identity)).get(metric)
     if kind == "qa":
         return line.correct

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from dosafe.config.policy import JUDGE, LEAST_MARGIN, Policy, Rule
 from dosafe.config.recipe import Frozen
 from dosafe.gate.side import Line, Said, Side
-from dosafe.judges.base import Verdict
 from dosafe.judges.batch import measures
 from dosafe.provenance import content_hash
 from dosafe.records import Metric, Result
@@ -266,9 +265,7 @@ def _value(line: Line, wanted: _Wanted, kind: str, identity: Mapping[str, Any]) 
     """
     judge, metric = wanted.judge, wanted.metric
     if judge is not None:
-        said = line.judges.get(judge, Said())
-        unscored = (said.unscored or "no label") if said.label is None else None
-        verdict = Verdict(said.label, said.p_harmful, unscored)
+        verdict = line.judges.get(judge, Said()).verdict
         values = safety_values(judge, verdict, True, line.degenerate is not None, measures(identity), partial=True)
         return values.get(metric, NO_PART)
     by_name: dict[str, Value] = {

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dosafe.config.recipe import Frozen
 from dosafe.errors import ConfigError, RecordError
-from dosafe.judges.base import Label
+from dosafe.judges.base import Label, Verdict
 from dosafe.paths import write_text
 from dosafe.provenance import canonical_json, content_hash
 from dosafe.records import Record, json_value, read_record, read_text, read_verdicts
@@ -35,6 +35,12 @@ class Said(BaseModel):
     label: Label | None = None
     p_harmful: float | None = Field(default=None, ge=0, le=1)
     unscored: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The same as a judge gives it; unscored where there is no label."""
+        why = (self.unscored or "no label") if self.label is None else None
+        return Verdict(self.label, self.p_harmful, why)
 
 
 class Line(BaseModel):
