@@ -1,6 +1,7 @@
 """The command line as a user meets it: verbs, and bad input as one line with exit code 2 and nothing written."""
 
 import json
+import logging
 import runpy
 import shutil
 import sys
@@ -247,3 +248,10 @@ def test_the_training_script_takes_mini_data_and_loads_a_base_once(monkeypatch, 
     assert [card["recipe"]["data"] for card in cards] == ["mini", "mini"]
     assert len(loads) == 1
     assert capsys.readouterr().out.count("adapter") >= 2
+
+
+@pytest.mark.parametrize(("given", "level"), [("1", logging.DEBUG), ("", logging.INFO)])
+def test_causes_that_are_kept_from_the_line_are_shown_on_request(run, monkeypatch, given, level):
+    monkeypatch.setenv("DOSAFE_DEBUG", given)
+    run("tasks-path")
+    assert logging.getLogger("dosafe").getEffectiveLevel() == level

@@ -111,9 +111,13 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _debug() -> bool:
+    return os.environ.get("DOSAFE_DEBUG") == "1"
+
+
 def _say(error: Exception, line: str) -> None:
     """Write one line about an error, and its traceback before it where it is asked for."""
-    if os.environ.get("DOSAFE_DEBUG") == "1":
+    if _debug():
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     click.echo(f"dosafe: {' '.join(line.split())}", err=True)
 
@@ -121,6 +125,6 @@ def _say(error: Exception, line: str) -> None:
 def _set_up_logging() -> None:
     """Send messages to stderr as plain lines, without what the libraries say of their own workings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dosafe").setLevel(logging.INFO)
+    logging.getLogger("dosafe").setLevel(logging.DEBUG if _debug() else logging.INFO)
     for name in ("bitsandbytes", "httpx", "lm_eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
